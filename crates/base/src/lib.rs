@@ -1,0 +1,18 @@
+//! Domain types shared by every layer: ids, sizes, number formats, the shape of a model, a batch, a request.
+//! Plain data only: no I/O, no clock, no serialisation, no architecture names.
+
+mod batch;
+mod bytes;
+mod dtype;
+mod ids;
+mod matrix;
+mod request;
+mod spec;
+
+pub use batch::{Batch, SeqSlice, Step};
+pub use bytes::Bytes;
+pub use dtype::DType;
+pub use ids::{BlockId, NodeId, RankId, RequestId, SeqId, TokenId};
+pub use matrix::MatrixView;
+pub use request::{FinishReason, Output, Request, SampleSpec, Sampled, SamplingParams, Usage};
+pub use spec::{LayerBytes, ModelSpec, Shard};
