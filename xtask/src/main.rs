@@ -1,2 +1,35 @@
-//! xtask
-fn main() {}
+//! `cargo xtask COMMAND`: the project's automation, one module per command. Nothing here is part of the program.
+
+mod make_model;
+mod tidy;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask", about = "The project's automation")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Check the rules of STYLE.md that a machine can check.
+    ///
+    /// Example: cargo xtask tidy
+    Tidy,
+    /// Write a random-weight model in a real file format.
+    ///
+    /// Example: cargo xtask make-model --preset 1b /tmp/llama-1b-q4_0.gguf
+    MakeModel(make_model::MakeModelArgs),
+}
+
+fn main() -> Result<ExitCode> {
+    match Cli::parse().command {
+        Command::MakeModel(args) => make_model::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Tidy => Ok(if tidy::run()? == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+    }
+}

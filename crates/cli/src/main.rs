@@ -1,2 +1,34 @@
-//! cli
-fn main() {}
+//! The `onefold` command. Reads the command line, calls `node`, and tells people what happened; computes nothing.
+
+mod args;
+mod bench;
+mod chat;
+mod models;
+mod quickstart;
+mod report;
+mod serve;
+mod start;
+
+use std::process::ExitCode;
+
+use args::{Cli, Command};
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Quickstart(args) => quickstart::run(&args),
+        Command::Run(args) => chat::run(&args),
+        Command::Serve(args) => serve::run(&args),
+        Command::Pull(args) => models::pull(&args),
+        Command::Models(args) => models::list(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Rank(args) => serve::rank(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report::error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

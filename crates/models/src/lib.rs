@@ -1,1 +1,57 @@
-//! models
+//! Architectures: what a checkpoint's numbers mean and how a rank runs its share of them. One file per architecture,
+//! over the operations of a [`Backend`]. The only crate that knows architecture names; it knows no requests, no
+//! sockets and no sampling.
+
+mod architecture;
+mod config;
+mod decoder;
+mod description;
+mod error;
+mod llama;
+mod loader;
+mod names;
+mod qwen2;
+mod qwen3;
+mod rope;
+
+pub use architecture::Architecture;
+pub use config::Config;
+pub use description::Description;
+pub use error::ModelError;
+
+use backend::Backend;
+use base::Batch;
+use plan::{Plan, RankPlan};
+use weights::Checkpoint;
+
+/// One rank's share of a model: some layers, and of these some heads, FFN columns and vocabulary rows.
+pub trait Model<B: Backend> {
+    /// Runs a batch through this stage's layers.
+    ///
+    /// `hidden` is `None` on the first stage, which embeds the tokens, and otherwise the previous stage's result,
+    /// `[n_rows, hidden]`. The last stage returns logits of this rank's vocabulary rows, `[n_logits, vocab_shard]`,
+    /// the others the hidden state `[n_rows, hidden]`.
+    fn forward(
+        &self,
+        backend: &mut B,
+        batch: &Batch,
+        hidden: Option<B::Tensor>,
+    ) -> Result<B::Tensor, ModelError>;
+}
+
+/// Loads a rank's share of the weights, and nothing else of the file, and allocates its KV cache.
+pub fn load<B: Backend + 'static>(
+    checkpoint: &Checkpoint,
+    description: &Description,
+    plan: &Plan,
+    rank: &RankPlan,
+    backend: &mut B,
+) -> Result<Box<dyn Model<B>>, ModelError> {
+    let loader = loader::Loader::new(checkpoint, description, plan, rank, backend)?;
+    Ok(match description.architecture {
+        Architecture::Llama | Architecture::Qwen2 => {
+            Box::new(decoder::Decoder::<B, llama::Attention<B>>::load(loader)?)
+        }
+        Architecture::Qwen3 => Box::new(decoder::Decoder::<B, qwen3::Attention<B>>::load(loader)?),
+    })
+}

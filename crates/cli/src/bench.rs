@@ -1,0 +1,157 @@
+//! `onefold bench`: prefill and decode speed through the whole stack, rank processes included, as users of other
+//! engines' benchmarks expect it: pp512 is a prompt of 512 random tokens, tg128 is 128 tokens one after the other.
+
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use base::{Output, SamplingParams, TokenId};
+use engine::Client;
+use node::OpenModel;
+
+use crate::{args::BenchArgs, report, start};
+
+/// One test's runs, in tokens per second.
+struct Measured {
+    name: String,
+    rates: Vec<f64>,
+}
+
+/// Measures and prints.
+pub(crate) fn run(args: &BenchArgs) -> Result<()> {
+    if args.repeat == 0 {
+        bail!("--repeat: expected at least 1, found 0");
+    }
+    let model = start::open_model(&args.model)?;
+    let replica = start::replica(&model, &args.placement, None, start::MAX_LOCAL_REQUESTS)?;
+    let mut prompts = Prompts { vocab: model.description.spec.vocab, state: 1 };
+    let mut results = Vec::new();
+    if args.prompt > 0 {
+        let prefill = || prefill_rate(replica.client(), prompts.next(args.prompt));
+        results.push(Measured::repeat(format!("pp{}", args.prompt), args.repeat, prefill)?);
+    }
+    if args.generate > 0 {
+        let decode = || decode_rate(replica.client(), prompts.next(1), args.generate);
+        results.push(Measured::repeat(format!("tg{}", args.generate), args.repeat, decode)?);
+    }
+    let n_threads: usize = replica.plan().ranks().iter().map(|r| r.cores.len().max(1)).sum();
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&json(args, &model, n_threads, &results))?);
+    } else {
+        print(args, &model, n_threads, &results);
+    }
+    replica.stop();
+    Ok(())
+}
+
+impl Measured {
+    /// Runs once for nothing, then `n` times.
+    fn repeat(name: String, n: u32, mut run: impl FnMut() -> Result<f64>) -> Result<Measured> {
+        run()?;
+        let mut rates = (0..n).map(|_| run()).collect::<Result<Vec<f64>>>()?;
+        rates.sort_by(f64::total_cmp);
+        Ok(Measured { name, rates })
+    }
+
+    fn median(&self) -> f64 {
+        let n = self.rates.len();
+        (self.rates[(n - 1) / 2] + self.rates[n / 2]) / 2.0
+    }
+
+    fn min(&self) -> f64 {
+        self.rates[0]
+    }
+
+    fn max(&self) -> f64 {
+        self.rates[self.rates.len() - 1]
+    }
+}
+
+fn print(args: &BenchArgs, model: &OpenModel, n_threads: usize, results: &[Measured]) {
+    let mut table = report::table(&["model", "weights", "tp × pp", "threads", "test", "tok/s", "min", "max"]);
+    for result in results {
+        table.add_row([
+            model.id.clone(),
+            model.weight_bytes().to_string(),
+            format!("{} × {}", args.placement.tp, args.placement.pp),
+            n_threads.to_string(),
+            result.name.clone(),
+            format!("{:.2}", result.median()),
+            format!("{:.2}", result.min()),
+            format!("{:.2}", result.max()),
+        ]);
+    }
+    report::align_right(&mut table, [1, 3, 5, 6, 7]);
+    println!("{table}");
+    println!("tok/s is the median of {} runs after one that is not counted", args.repeat);
+}
+
+fn json(args: &BenchArgs, model: &OpenModel, n_threads: usize, results: &[Measured]) -> serde_json::Value {
+    let tests: Vec<_> = results
+        .iter()
+        .map(|r| {
+            serde_json::json!({
+                "test": r.name, "tok_s_median": r.median(), "tok_s_min": r.min(), "tok_s_max": r.max(), "tok_s": r.rates,
+            })
+        })
+        .collect();
+    serde_json::json!({
+        "model": model.id,
+        "weight_bytes": model.weight_bytes().0,
+        "tp": args.placement.tp,
+        "pp": args.placement.pp,
+        "threads": n_threads,
+        "tests": tests,
+    })
+}
+
+/// Prompt tokens divided by the time to the first token.
+fn prefill_rate(client: &Client, prompt: Vec<TokenId>) -> Result<f64> {
+    let n = prompt.len() as f64;
+    let times = token_times(client, prompt, 1)?;
+    Ok(n / times[0])
+}
+
+/// Tokens after the first divided by the time since the first.
+fn decode_rate(client: &Client, prompt: Vec<TokenId>, n: u32) -> Result<f64> {
+    let times = token_times(client, prompt, n + 1)?;
+    Ok(f64::from(n) / (times[n as usize] - times[0]))
+}
+
+/// Seconds from the request to each token.
+fn token_times(client: &Client, prompt: Vec<TokenId>, n: u32) -> Result<Vec<f64>> {
+    let started = Instant::now();
+    let greedy = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
+    let mut stream = client.submit(prompt, n, Vec::new(), greedy)?;
+    let mut times = Vec::with_capacity(n as usize);
+    while let Some(output) = stream.blocking_next() {
+        match output {
+            Output::Token { .. } => times.push(started.elapsed().as_secs_f64()),
+            Output::Finished { .. } => break,
+            Output::Failed { message, .. } => bail!(message),
+        }
+    }
+    if times.len() != n as usize {
+        bail!("benchmark: expected {n} tokens, found {}", times.len());
+    }
+    Ok(times)
+}
+
+/// Random prompts, the same in every run of the program, none a prefix of another.
+struct Prompts {
+    vocab: u32,
+    state: u64,
+}
+
+impl Prompts {
+    fn next(&mut self, n: u32) -> Vec<TokenId> {
+        (0..n).map(|_| TokenId((self.random() % u64::from(self.vocab)) as u32)).collect()
+    }
+
+    /// SplitMix64 (Steele, Lea, Flood 2014).
+    fn random(&mut self) -> u64 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.state ^ (self.state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}

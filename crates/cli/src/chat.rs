@@ -1,0 +1,148 @@
+//! `onefold run`: one answer, or a chat at the terminal; and the streaming of an answer that `quickstart` shares.
+
+use std::{
+    io::{self, BufRead, IsTerminal, Write},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use base::{Output, SamplingParams, TokenId};
+use engine::Client;
+use node::OpenModel;
+use serde_json::{Value, json};
+
+use crate::{args::RunArgs, start};
+
+/// Runs `onefold run`.
+pub(crate) fn run(args: &RunArgs) -> Result<()> {
+    let model = start::open_model(&args.model)?;
+    let replica = start::replica(&model, &args.placement, None, start::MAX_LOCAL_REQUESTS)?;
+    let sampling = SamplingParams {
+        temperature: args.temperature,
+        seed: args.seed.unwrap_or_else(node::random_seed),
+        ..SamplingParams::default()
+    };
+    let mut chat = Chat { model: &model, client: replica.client(), sampling, max_tokens: args.max_tokens, messages: vec![] };
+    if let Some(system) = &args.system {
+        chat.push("system", system);
+    }
+    match &args.prompt {
+        Some(prompt) => {
+            let answer = chat.ask(prompt)?;
+            eprintln!("{}", answer.summary());
+        }
+        None => chat.converse()?,
+    }
+    replica.stop();
+    Ok(())
+}
+
+/// A conversation with a model.
+pub(crate) struct Chat<'a> {
+    pub(crate) model: &'a OpenModel,
+    pub(crate) client: &'a Client,
+    pub(crate) sampling: SamplingParams,
+    pub(crate) max_tokens: u32,
+    pub(crate) messages: Vec<Value>,
+}
+
+/// What an answer cost.
+pub(crate) struct Answer {
+    text: String,
+    n_prompt: usize,
+    n_tokens: usize,
+    first: Duration,
+    total: Duration,
+}
+
+impl Chat<'_> {
+    /// Reads questions from standard input until its end.
+    fn converse(&mut self) -> Result<()> {
+        let prompt = io::stdin().is_terminal();
+        if prompt {
+            eprintln!("Type a message and Enter; Ctrl-D ends the chat.");
+        }
+        let mut lines = io::stdin().lock().lines();
+        loop {
+            if prompt {
+                eprint!("\n> ");
+            }
+            let Some(line) = lines.next().transpose().context("cannot read standard input")? else { break };
+            if line.trim().is_empty() {
+                continue;
+            }
+            let answer = self.ask(&line)?;
+            eprintln!("{}", answer.summary());
+        }
+        Ok(())
+    }
+
+    /// Streams the answer to a question to standard output and remembers both.
+    pub(crate) fn ask(&mut self, question: &str) -> Result<Answer> {
+        self.push("user", question);
+        let prompt = self.prompt(question)?;
+        let answer = self.stream(prompt)?;
+        self.push("assistant", &answer.text);
+        Ok(answer)
+    }
+
+    fn push(&mut self, role: &str, content: &str) {
+        self.messages.push(json!({"role": role, "content": content}));
+    }
+
+    /// The conversation as the model reads it; the bare question where the model has no chat template.
+    fn prompt(&self, question: &str) -> Result<Vec<TokenId>> {
+        let tokenizer = &self.model.tokenizer;
+        let Some(template) = &self.model.template else {
+            return Ok(tokenizer.encode(question, true, false)?);
+        };
+        let text = template.render(&Value::from(self.messages.clone()), None, true)?;
+        Ok(tokenizer.encode(&text, false, true)?)
+    }
+
+    fn stream(&self, prompt: Vec<TokenId>) -> Result<Answer> {
+        let (n_prompt, started) = (prompt.len(), Instant::now());
+        let left = self.model.context_len(self.max_tokens, n_prompt);
+        let stop = self.model.tokenizer.eos_tokens().to_vec();
+        let mut stream = self.client.submit(prompt, left, stop, self.sampling.clone())?;
+        let mut detokenizer = self.model.tokenizer.detokenizer();
+        let (mut text, mut n_tokens, mut first) = (String::new(), 0, Duration::ZERO);
+        let mut out = io::stdout().lock();
+        let mut emit = |piece: String| -> io::Result<()> {
+            text.push_str(&piece);
+            out.write_all(piece.as_bytes())?;
+            out.flush()
+        };
+        while let Some(output) = stream.blocking_next() {
+            match output {
+                Output::Token { sampled, .. } => {
+                    if n_tokens == 0 {
+                        first = started.elapsed();
+                    }
+                    n_tokens += 1;
+                    emit(detokenizer.push(sampled.token))?;
+                }
+                Output::Finished { .. } => break,
+                Output::Failed { message, .. } => bail!(message),
+            }
+        }
+        emit(detokenizer.finish() + "\n")?;
+        Ok(Answer { text, n_prompt, n_tokens, first, total: started.elapsed() })
+    }
+}
+
+impl Answer {
+    /// TTFT and speeds, in one line.
+    pub(crate) fn summary(&self) -> String {
+        let rate = |n: usize, time: Duration| n as f64 / time.as_secs_f64().max(1e-9);
+        let decode = self.total.saturating_sub(self.first);
+        format!(
+            "[TTFT {:.0} ms · prefill {:.0} tok/s ({} tokens) · decode {:.1} tok/s ({} tokens)]",
+            self.first.as_secs_f64() * 1e3,
+            rate(self.n_prompt, self.first),
+            self.n_prompt,
+            rate(self.n_tokens.saturating_sub(1), decode),
+            self.n_tokens,
+        )
+    }
+}

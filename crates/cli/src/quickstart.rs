@@ -1,0 +1,49 @@
+//! `onefold quickstart`: the main job in one command.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use anyhow::Result;
+use base::SamplingParams;
+
+use crate::{
+    args::{PlacementArgs, QuickstartArgs},
+    chat::Chat,
+    serve, start,
+};
+
+const QUESTION: &str = "Why is the sky blue? Answer in two sentences.";
+const MAX_TOKENS: u32 = 128;
+
+/// Fetches the default model, shares it over two ranks, answers a question.
+pub(crate) fn run(args: &QuickstartArgs) -> Result<()> {
+    let model = start::open_model(node::models::DEFAULT_MODEL)?;
+    let placement = PlacementArgs {
+        tp: 2,
+        pp: 1,
+        split: None,
+        stage_split: None,
+        threads: Some(1),
+        context: None,
+        kv_tokens: None,
+    };
+    eprintln!("\n{} shared by two rank processes, tensor parallel over TCP:", model.id);
+    let replica = start::replica(&model, &placement, None, start::MAX_LOCAL_REQUESTS)?;
+
+    println!("\n> {QUESTION}\n");
+    let sampling = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
+    let client = replica.client();
+    let mut chat = Chat { model: &model, client, sampling, max_tokens: MAX_TOKENS, messages: vec![] };
+    let answer = chat.ask(QUESTION)?;
+    println!("\n{}", answer.summary());
+
+    if args.serve {
+        let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), args.port);
+        return serve::open_api(model, replica, address);
+    }
+    replica.stop();
+    println!("\nNext:");
+    println!("  cargo run --release -- run {}                 # chat", model.id);
+    println!("  cargo run --release -- serve {} --tp 2        # the OpenAI-compatible API", model.id);
+    println!("  cargo run --release -- models                               # other models");
+    Ok(())
+}

@@ -1,0 +1,44 @@
+//! `onefold serve`, and `onefold rank`, its other end.
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use node::{OpenModel, RankOptions, Replica};
+
+use crate::{
+    args::{RankArgs, ServeArgs},
+    start,
+};
+
+/// Serves a model until interrupted.
+pub(crate) fn run(args: &ServeArgs) -> Result<()> {
+    let model = start::open_model(&args.model)?;
+    let replica = start::replica(&model, &args.placement, Some(&args.remote), args.max_requests)?;
+    open_api(model, replica, SocketAddr::new(args.host, args.port))
+}
+
+/// Opens the API and says how to use it.
+pub(crate) fn open_api(model: OpenModel, replica: Replica, address: SocketAddr) -> Result<()> {
+    let id = model.id.clone();
+    node::serve(model, replica, address, move |address| {
+        eprintln!("{id} is served at http://{address}/v1 (Ctrl-C ends it)");
+        eprintln!("  curl http://{address}/v1/chat/completions -H 'content-type: application/json' \\");
+        eprintln!("    -d '{{\"model\": \"{id}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Hello!\"}}]}}'");
+    })?;
+    Ok(())
+}
+
+/// Runs one rank until the serving process goes away.
+pub(crate) fn rank(args: &RankArgs) -> Result<()> {
+    let secret = match &args.secret_file {
+        Some(file) => node::read_secret(file)?,
+        None => node::read_secret_line(std::io::stdin().lock())?,
+    };
+    node::run_rank(RankOptions {
+        connect: args.connect,
+        rank: args.rank.map(base::RankId),
+        secret,
+        model: args.model.clone(),
+    })?;
+    Ok(())
+}

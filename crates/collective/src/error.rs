@@ -1,0 +1,77 @@
+//! What can go wrong between ranks, always with the operation and the ranks it concerns.
+
+use base::RankId;
+use transport::LinkError;
+
+/// Why ranks could not do something together.
+#[derive(Debug, thiserror::Error)]
+pub enum CollectiveError {
+    /// A link failed.
+    #[error("{op} on {rank} failed at {peer}: {source}")]
+    Link {
+        /// The operation.
+        op: &'static str,
+        /// This rank.
+        rank: RankId,
+        /// The rank at the other end.
+        peer: RankId,
+        /// What happened there.
+        source: LinkError,
+    },
+    /// An earlier operation failed, and with it all links of this rank.
+    #[error("{op} on {rank} is impossible: the world is broken since {cause}")]
+    Broken {
+        /// The operation.
+        op: &'static str,
+        /// This rank.
+        rank: RankId,
+        /// The first failure.
+        cause: String,
+    },
+    /// The caller's slices do not fit together.
+    #[error("{op}: {what}: expected {expected}, found {found}")]
+    Shape {
+        /// The operation.
+        op: &'static str,
+        /// Which number is wrong.
+        what: &'static str,
+        /// What it must be.
+        expected: usize,
+        /// What it is.
+        found: usize,
+    },
+    /// A rank that this one has no link to.
+    #[error("{op} on {rank}: expected another rank of a world of {n_ranks}, found {peer}")]
+    NoSuchPeer {
+        /// The operation.
+        op: &'static str,
+        /// This rank.
+        rank: RankId,
+        /// The rank that was named.
+        peer: RankId,
+        /// Ranks in the world.
+        n_ranks: usize,
+    },
+    /// A world needs one link to every other rank.
+    #[error("the world of {rank}: expected one link each to the other ranks of {n_ranks}, found {found:?}")]
+    Links {
+        /// This rank.
+        rank: RankId,
+        /// Ranks in the world, going by the number of links.
+        n_ranks: usize,
+        /// The ranks that links were given for, sorted.
+        found: Vec<RankId>,
+    },
+    /// A group needs different ranks, this one among them.
+    #[error(
+        "a group on {rank} of a world of {n_ranks}: expected different ranks with {rank}, found {found:?}"
+    )]
+    Members {
+        /// This rank.
+        rank: RankId,
+        /// Ranks in the world.
+        n_ranks: usize,
+        /// The members that were given.
+        found: Vec<RankId>,
+    },
+}

@@ -1,0 +1,124 @@
+//! Sixteen lanes as two 256-bit registers.
+
+use std::arch::x86_64::*;
+
+use super::{Kernel, Lanes};
+
+#[derive(Clone, Copy)]
+pub(super) struct Avx2;
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn with_features<K: Kernel>(kernel: K) {
+    unsafe { kernel.run::<Avx2>() }
+}
+
+impl Lanes for Avx2 {
+    const QUANT_ROWS: usize = 2;
+    const QUANT_TILES: usize = 1;
+    const STREAMED_TILES: usize = 2;
+    type F = [__m256; 2];
+    type I = [__m256i; 2];
+    type C = [__m256i; 2];
+
+    #[inline(always)]
+    unsafe fn call<K: Kernel>(kernel: K) {
+        unsafe { with_features(kernel) }
+    }
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self::F {
+        unsafe { [_mm256_set1_ps(x); 2] }
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> Self::F {
+        unsafe { [_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8))] }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(p: *const u16) -> Self::F {
+        unsafe {
+            [_mm256_cvtph_ps(_mm_loadu_si128(p.cast())), _mm256_cvtph_ps(_mm_loadu_si128(p.add(8).cast()))]
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(p: *const u16) -> Self::F {
+        unsafe {
+            let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
+            let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.add(8).cast()));
+            [
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)),
+            ]
+        }
+    }
+    #[inline(always)]
+    unsafe fn store(p: *mut f32, a: Self::F) {
+        unsafe {
+            _mm256_storeu_ps(p, a[0]);
+            _mm256_storeu_ps(p.add(8), a[1]);
+        }
+    }
+    #[inline(always)]
+    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F {
+        unsafe { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
+    }
+    #[inline(always)]
+    unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
+    }
+    #[inline(always)]
+    unsafe fn splat_shifted<const SHIFT: u32>(x: i32) -> Self::I {
+        unsafe { [_mm256_set1_epi32(x << SHIFT); 2] }
+    }
+    #[inline(always)]
+    unsafe fn to_f32(a: Self::I) -> Self::F {
+        unsafe { [_mm256_cvtepi32_ps(a[0]), _mm256_cvtepi32_ps(a[1])] }
+    }
+    #[inline(always)]
+    unsafe fn codes(p: *const u8) -> Self::C {
+        unsafe { [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())] }
+    }
+    #[inline(always)]
+    unsafe fn low(c: Self::C) -> Self::C {
+        unsafe {
+            let mask = _mm256_set1_epi8(15);
+            [_mm256_and_si256(c[0], mask), _mm256_and_si256(c[1], mask)]
+        }
+    }
+    #[inline(always)]
+    unsafe fn high(c: Self::C) -> Self::C {
+        unsafe { Self::low([_mm256_srli_epi16::<4>(c[0]), _mm256_srli_epi16::<4>(c[1])]) }
+    }
+    #[inline(always)]
+    unsafe fn dot<const WIDE: bool>(acc: Self::I, c: Self::C, x: *const i8) -> Self::I {
+        unsafe {
+            let x = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
+            let dots = if WIDE {
+                [dot_wide(c[0], x), dot_wide(c[1], x)]
+            } else {
+                [dot_narrow(c[0], x), dot_narrow(c[1], x)]
+            };
+            [_mm256_add_epi32(acc[0], dots[0]), _mm256_add_epi32(acc[1], dots[1])]
+        }
+    }
+    #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+}
+
+/// Sums of pairs fit 16 bits: 2 · 127 · 127.
+#[inline(always)]
+unsafe fn dot_narrow(c: __m256i, x: __m256i) -> __m256i {
+    unsafe { _mm256_madd_epi16(_mm256_maddubs_epi16(c, x), _mm256_set1_epi16(1)) }
+}
+
+/// With codes up to 255 they do not, so bytes are widened first: even ones and odd ones.
+#[inline(always)]
+unsafe fn dot_wide(c: __m256i, x: __m256i) -> __m256i {
+    unsafe {
+        let c_even = _mm256_and_si256(c, _mm256_set1_epi16(255));
+        let c_odd = _mm256_srli_epi16::<8>(c);
+        let x_even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x));
+        let x_odd = _mm256_srai_epi16::<8>(x);
+        _mm256_add_epi32(_mm256_madd_epi16(c_even, x_even), _mm256_madd_epi16(c_odd, x_odd))
+    }
+}

@@ -1,0 +1,90 @@
+//! Sixteen lanes of arithmetic, once per family of vector instructions: what the matrix and attention kernels are
+//! written in. A lane is one output value, so nothing is ever added across lanes, and every family gives the same
+//! bits. Knows no formats and no loops.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod scalar;
+
+use crate::Isa;
+
+/// Lanes of every vector: rows of a weight tile, keys of a cache block, values of a head.
+pub(crate) const N_LANES: usize = 16;
+
+/// A family's sixteen-lane vectors. All functions are unsafe: they need the family's instructions (see `call`) and
+/// valid pointers, for which no alignment is needed.
+pub(crate) trait Lanes: Copy {
+    /// Rows of x that the quantised matmul kernel takes together, as the number of registers allows.
+    const QUANT_ROWS: usize;
+    /// Tiles that it takes together.
+    const QUANT_TILES: usize;
+    /// Tiles that it takes together for a single row: memory delivers several streams faster than one.
+    const STREAMED_TILES: usize;
+    /// 16 f32.
+    type F: Copy;
+    /// 16 i32.
+    type I: Copy;
+    /// 16 × 4 unsigned bytes.
+    type C: Copy;
+
+    /// Runs a kernel compiled with the family's instructions.
+    unsafe fn call<K: Kernel>(kernel: K);
+
+    unsafe fn splat(x: f32) -> Self::F;
+    unsafe fn load(p: *const f32) -> Self::F;
+    unsafe fn load_f16(p: *const u16) -> Self::F;
+    unsafe fn load_bf16(p: *const u16) -> Self::F;
+    unsafe fn store(p: *mut f32, a: Self::F);
+    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
+    /// a * b + c, rounded once.
+    unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+
+    /// x << SHIFT in every lane.
+    unsafe fn splat_shifted<const SHIFT: u32>(x: i32) -> Self::I;
+    unsafe fn to_f32(a: Self::I) -> Self::F;
+
+    /// 64 bytes.
+    unsafe fn codes(p: *const u8) -> Self::C;
+    /// The low four bits of every byte.
+    unsafe fn low(c: Self::C) -> Self::C;
+    /// The high four bits of every byte.
+    unsafe fn high(c: Self::C) -> Self::C;
+    /// acc + the dot product of each lane's four codes with the four signed bytes at `x`, exactly. Codes are below
+    /// 128 unless `WIDE`; the bytes of x are never -128.
+    unsafe fn dot<const WIDE: bool>(acc: Self::I, c: Self::C, x: *const i8) -> Self::I;
+
+    /// Asks for a cache line; any address will do.
+    unsafe fn prefetch(p: *const u8);
+}
+
+/// A computation written in `Lanes`.
+pub(crate) trait Kernel {
+    /// `#[inline(always)]` in every implementation, so that it is compiled inside `Lanes::call`.
+    unsafe fn run<L: Lanes>(self);
+}
+
+impl Isa {
+    /// Runs a kernel with this family's lanes.
+    ///
+    /// # Safety
+    /// What the kernel itself requires.
+    pub(crate) unsafe fn call<K: Kernel>(self, kernel: K) {
+        self.check();
+        // SAFETY: `check` found the instructions on this machine; the rest is the caller's promise.
+        unsafe {
+            match self {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512 => avx512::Avx512::call(kernel),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => avx2::Avx2::call(kernel),
+                #[cfg(target_arch = "aarch64")]
+                Isa::Neon => neon::Neon::call(kernel),
+                _ => scalar::Scalar::call(kernel),
+            }
+        }
+    }
+}

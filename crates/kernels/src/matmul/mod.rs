@@ -1,0 +1,152 @@
+//! out [n_rows, n_out] = x [n_rows, n_in] · w [n_out, n_in]ᵀ, for several w that share x. A row's result is the same
+//! bits whatever the other rows, the number of threads and the instructions are. Knows packed weights only.
+
+mod float;
+mod quantised;
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use base::DType;
+
+use crate::dequantize::Coding;
+use crate::pack::PackedMatrix;
+use crate::quantize::{GROUP_LEN, Group, quantize};
+use crate::{Isa, Pool};
+
+/// outs[i] [n_rows, ws[i].n_rows()] = x [n_rows, n_in] · ws[i]ᵀ, with n_in = ws[i].n_cols() for every i.
+/// For quantised weights, x is rounded to 8 bits per value with a scale for every 32.
+///
+/// # Panics
+/// If the shapes do not fit each other.
+pub fn matmul(pool: &Pool, isa: Isa, x: &[f32], ws: &[&PackedMatrix], outs: &mut [&mut [f32]]) {
+    isa.check();
+    let Some(n_in) = ws.first().map(|w| w.n_cols()) else {
+        return;
+    };
+    let n_rows = x.len().checked_div(n_in).unwrap_or(0);
+    check_shapes(x, n_rows, n_in, ws, outs);
+    if n_rows == 0 {
+        return outs.iter_mut().for_each(|out| out.fill(0.0));
+    }
+    let mut scratch = pool.scratch.borrow_mut();
+    let quantised = ws.iter().any(|w| Coding::of(w.dtype()).is_some());
+    let n_groups = if quantised { n_in / GROUP_LEN } else { 0 };
+    let groups = scratch.activations.resize(n_rows * n_groups);
+    if quantised {
+        quantize_rows(pool, isa, x, n_rows, groups);
+    }
+    let outs: Vec<Shared<f32>> = outs.iter_mut().map(|out| Shared::new(out)).collect();
+    let groups = &*groups;
+    pool.run(|part, n_parts| {
+        for (i, tiles) in share(ws, part, n_parts) {
+            let call = Call { isa, w: ws[i], x, groups, n_rows, out: outs[i].0 };
+            // SAFETY: shapes were checked above, and no other part has these tiles.
+            unsafe { call.run(tiles) };
+        }
+    });
+}
+
+/// One part's work on one weight.
+struct Call<'a> {
+    isa: Isa,
+    w: &'a PackedMatrix,
+    /// [n_rows, n_in]
+    x: &'a [f32],
+    /// [n_rows, n_in / 32]
+    groups: &'a [Group],
+    n_rows: usize,
+    /// [n_rows, w.n_rows()]
+    out: *mut f32,
+}
+
+impl Call<'_> {
+    /// Computes the outputs of some tiles.
+    ///
+    /// # Safety
+    /// Shapes fit, `out` is valid, and nobody else uses these outputs.
+    unsafe fn run(&self, tiles: Range<usize>) {
+        macro_rules! by_format {
+            ($($dtype:ident => $kernel:ident::$format:ident),* $(,)?) => {
+                match self.w.dtype() {
+                    // SAFETY: the caller's promise.
+                    $(DType::$dtype => unsafe {
+                        self.isa.call($kernel::Tiles::<$kernel::$format> { call: self, tiles, format: PhantomData })
+                    },)*
+                }
+            };
+        }
+        by_format! {
+            F32 => float::F32,
+            F16 => float::F16,
+            BF16 => float::BF16,
+            Q4_0 => quantised::Q4_0,
+            Q4_1 => quantised::Q4_1,
+            Q5_0 => quantised::Q5_0,
+            Q5_1 => quantised::Q5_1,
+            Q8_0 => quantised::Q8_0,
+            Q2_K => quantised::Q2_K,
+            Q3_K => quantised::Q3_K,
+            Q4_K => quantised::Q4_K,
+            Q5_K => quantised::Q5_K,
+            Q6_K => quantised::Q6_K,
+        }
+    }
+}
+
+/// A slice that several threads write, each its own elements.
+#[derive(Clone, Copy)]
+struct Shared<T>(*mut T);
+
+// SAFETY: whoever dereferences it proves that the elements are its own.
+unsafe impl<T: Send> Send for Shared<T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Shared<T> {}
+
+impl<T> Shared<T> {
+    fn new(slice: &mut [T]) -> Shared<T> {
+        Shared(slice.as_mut_ptr())
+    }
+}
+
+fn check_shapes(x: &[f32], n_rows: usize, n_in: usize, ws: &[&PackedMatrix], outs: &[&mut [f32]]) {
+    assert_eq!(x.len(), n_rows * n_in, "values of x in rows of {n_in}");
+    assert_eq!(ws.len(), outs.len(), "one output per weight");
+    for (w, out) in ws.iter().zip(outs) {
+        assert_eq!(w.n_cols(), n_in, "inputs of a weight");
+        // A weight without inputs gives zeros, for any number of rows.
+        assert!(n_in == 0 || out.len() == n_rows * w.n_rows(), "{} outputs of {n_rows} rows", out.len());
+    }
+}
+
+/// groups [n_rows, n_in / 32] = x [n_rows, n_in], rows shared out over the pool where there are several.
+fn quantize_rows(pool: &Pool, isa: Isa, x: &[f32], n_rows: usize, groups: &mut [Group]) {
+    if n_rows < pool.n_threads() {
+        return quantize(isa, x, groups);
+    }
+    let n_groups = groups.len() / n_rows;
+    let shared = Shared::new(groups);
+    pool.run(|part, n_parts| {
+        let shared = &shared;
+        let (start, end) = (n_rows * part / n_parts * n_groups, n_rows * (part + 1) / n_parts * n_groups);
+        // SAFETY: ranges of different parts do not overlap and lie inside the slice.
+        let groups = unsafe { std::slice::from_raw_parts_mut(shared.0.add(start), end - start) };
+        quantize(isa, &x[start * GROUP_LEN..end * GROUP_LEN], groups);
+    });
+}
+
+/// A part's tiles of every weight: the weights' bytes, laid end to end, are cut into equal parts.
+fn share(ws: &[&PackedMatrix], part: usize, n_parts: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
+    let tile_bytes = |w: &PackedMatrix| w.tile_bytes() + w.tile_scale_bytes();
+    let total: usize = ws.iter().map(|w| w.n_tiles() * tile_bytes(w)).sum();
+    let (start, end) = (total * part / n_parts, total * (part + 1) / n_parts);
+    let mut offset = 0;
+    ws.iter().enumerate().map(move |(i, w)| {
+        let (n_tiles, bytes) = (w.n_tiles(), tile_bytes(w));
+        // The first tile that begins at or behind a place.
+        let tile_at = |place: usize| place.saturating_sub(offset).div_ceil(bytes).min(n_tiles);
+        let tiles = tile_at(start)..tile_at(end);
+        offset += n_tiles * bytes;
+        (i, tiles)
+    })
+}

@@ -1,0 +1,287 @@
+//! Matmul of weight codes with 8-bit activations. Per group of a row and an output:
+//!   out += weight_scale · x_scale · (Σ code · x_code - offset · Σ x_code)  [+ weight_min · x_scale · Σ x_code]
+//! The sums are exact integers; the rest is f32, group after group in the order of the inputs, each step one fused
+//! multiply-add: hence the same bits in every instruction family and for every blocking.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use base::DType;
+
+use super::Call;
+use crate::dequantize::Coding;
+use crate::lanes::{Kernel, Lanes, N_LANES};
+use crate::pack::group_scale_bytes;
+use crate::quantize::{GROUP_LEN, Group};
+
+/// Rows of x whose groups stay in the level-2 cache while a part goes through its tiles, in groups.
+const CACHED_GROUPS: usize = 8192;
+/// How far ahead of its use a weight is asked for: further than the hardware looks, for it stops at pages.
+const PREFETCH_BYTES: usize = 4096;
+
+/// A format as the kernel sees it.
+pub(super) trait Format {
+    const CODING: Coding;
+}
+
+macro_rules! formats {
+    ($($name:ident),*) => {$(
+        #[allow(non_camel_case_types)] // the formats' own names
+        pub(super) struct $name;
+        impl Format for $name {
+            const CODING: Coding = match Coding::of(DType::$name) {
+                Some(coding) => coding,
+                None => panic!("a block format"),
+            };
+        }
+    )*};
+}
+formats!(Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K);
+
+/// The outputs of some tiles for all rows of x.
+pub(super) struct Tiles<'a, F> {
+    pub(super) call: &'a Call<'a>,
+    pub(super) tiles: Range<usize>,
+    pub(super) format: PhantomData<F>,
+}
+
+impl<F: Format> Kernel for Tiles<'_, F> {
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        let n_groups = self.call.w.n_cols() / GROUP_LEN;
+        let cached_rows = (CACHED_GROUPS / n_groups).next_multiple_of(L::QUANT_ROWS).max(L::QUANT_ROWS);
+        for start in (0..self.call.n_rows).step_by(cached_rows) {
+            let rows = start..self.call.n_rows.min(start + cached_rows);
+            let mut tile = self.tiles.start;
+            while tile < self.tiles.end {
+                let n_left = self.tiles.end - tile;
+                let n_tiles = match rows.len() {
+                    1 if n_left >= L::STREAMED_TILES => L::STREAMED_TILES,
+                    1 => 1,
+                    _ => L::QUANT_TILES.min(n_left),
+                };
+                for row in rows.clone().step_by(L::QUANT_ROWS) {
+                    let n_rows = L::QUANT_ROWS.min(rows.end - row);
+                    // SAFETY: tiles and rows are inside the matrices, by the promise of `Call::run`.
+                    unsafe { block::<L, F>(self.call, tile, n_tiles, row, n_rows) };
+                }
+                tile += n_tiles;
+            }
+        }
+    }
+}
+
+/// Calls the kernel for a block of outputs.
+#[inline(always)]
+unsafe fn block<L: Lanes, F: Format>(call: &Call, tile: usize, n_tiles: usize, row: usize, n_rows: usize) {
+    macro_rules! sizes {
+        ($($t:literal $r:literal),*) => {
+            match (n_tiles, n_rows) {
+                // SAFETY: the caller's promise.
+                $(($t, $r) => unsafe {
+                    L::call(Block::<F, $t, $r> { call, tile, row, format: PhantomData })
+                },)*
+                _ => unreachable!("no kernel for {n_tiles} tiles and {n_rows} rows"),
+            }
+        };
+    }
+    sizes!(4 1, 1 1, 1 2, 1 3, 1 4, 1 5, 1 6, 2 1, 2 2, 2 3, 2 4, 2 5, 2 6);
+}
+
+/// The outputs of T tiles for R rows of x.
+struct Block<'a, F, const T: usize, const R: usize> {
+    call: &'a Call<'a>,
+    tile: usize,
+    row: usize,
+    format: PhantomData<F>,
+}
+
+impl<F: Format, const T: usize, const R: usize> Kernel for Block<'_, F, T, R> {
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        let (w, n_groups) = (self.call.w, self.call.w.n_cols() / GROUP_LEN);
+        let (tile_bytes, tile_scale_bytes) = (w.tile_bytes(), w.tile_scale_bytes());
+        let group_bytes = N_LANES * GROUP_LEN * F::CODING.bits / 8;
+        let scale_bytes = group_scale_bytes(F::CODING) * (GROUP_LEN / F::CODING.group_len);
+        // SAFETY: every offset is inside its slice: tiles, groups and rows are in range, by `Call::run`.
+        unsafe {
+            let mut codes = w.values().as_ptr().add(self.tile * tile_bytes);
+            let mut scales = w.scales().as_ptr().add(self.tile * tile_scale_bytes);
+            let mut x = self.call.groups.as_ptr().add(self.row * n_groups);
+            let mut acc = [[L::splat(0.0); R]; T];
+            for _ in 0..n_groups {
+                let place = Place { codes, tile_bytes, scales, tile_scale_bytes, x, row_groups: n_groups };
+                place.add_group::<L, F, T, R>(&mut acc);
+                codes = codes.add(group_bytes);
+                scales = scales.add(scale_bytes);
+                x = x.add(1);
+            }
+            for (t, acc) in acc.iter().enumerate() {
+                for (r, acc) in acc.iter().enumerate() {
+                    self.call.store::<L>(self.tile + t, self.row + r, *acc);
+                }
+            }
+        }
+    }
+}
+
+/// Where a group of 32 inputs lies: of the first tile and row; the others follow at their strides.
+#[derive(Clone, Copy)]
+struct Place {
+    codes: *const u8,
+    tile_bytes: usize,
+    scales: *const u8,
+    tile_scale_bytes: usize,
+    x: *const Group,
+    row_groups: usize,
+}
+
+impl Place {
+    /// acc += the group's part of the outputs, weight group after weight group.
+    #[inline(always)]
+    unsafe fn add_group<L: Lanes, F: Format, const T: usize, const R: usize>(
+        &self,
+        acc: &mut [[L::F; R]; T],
+    ) {
+        let n_parts = GROUP_LEN / F::CODING.group_len;
+        for part in 0..n_parts {
+            // The sums of a group of 32 come first, then those of its halves.
+            let sum = if n_parts == 1 { 0 } else { 1 + part };
+            // SAFETY: the caller's pointers cover the group.
+            unsafe {
+                let dots = self.dots::<L, F, T, R>(part, sum);
+                for (t, (acc, dots)) in acc.iter_mut().zip(dots).enumerate() {
+                    let scales =
+                        self.scales.add(t * self.tile_scale_bytes + part * group_scale_bytes(F::CODING));
+                    let scale = load_scale::<L, F>(scales, 0);
+                    for (r, (acc, dot)) in acc.iter_mut().zip(dots).enumerate() {
+                        let x = &*self.x.add(r * self.row_groups);
+                        *acc = L::fma(L::to_f32(dot), L::mul(scale, L::splat(x.scale)), *acc);
+                        if F::CODING.has_min {
+                            *acc =
+                                L::fma(load_scale::<L, F>(scales, 1), L::splat(x.weighted_sums[sum]), *acc);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Σ (code - offset) · x_code over one weight group.
+    #[inline(always)]
+    unsafe fn dots<L: Lanes, F: Format, const T: usize, const R: usize>(
+        &self,
+        part: usize,
+        sum: usize,
+    ) -> [[L::I; R]; T] {
+        let nibbles = F::CODING.bits == 4;
+        let inputs_per_vector = if nibbles { 8 } else { 4 };
+        let n_vectors = F::CODING.group_len / inputs_per_vector;
+        // SAFETY: the caller's pointers cover the group.
+        unsafe {
+            let mut dots = [[zero::<L>(); R]; T];
+            for r in 0..R {
+                let start = start::<L, F>((*self.x.add(r * self.row_groups)).neg_sums[sum]);
+                for dots in &mut dots {
+                    dots[r] = start;
+                }
+            }
+            for v in 0..n_vectors {
+                let at = (part * n_vectors + v) * 64;
+                let mut codes = [L::codes(self.codes.add(at)); T];
+                for (t, codes) in codes.iter_mut().enumerate() {
+                    let p = self.codes.add(t * self.tile_bytes + at);
+                    L::prefetch(p.wrapping_add(PREFETCH_BYTES));
+                    *codes = L::codes(p);
+                }
+                let input = part * F::CODING.group_len + v * inputs_per_vector;
+                if nibbles {
+                    let (mut low, mut high) = (codes, codes);
+                    for t in 0..T {
+                        (low[t], high[t]) = (L::low(codes[t]), L::high(codes[t]));
+                    }
+                    self.dot_all::<L, F, T, R>(&mut dots, &low, input);
+                    self.dot_all::<L, F, T, R>(&mut dots, &high, input + 4);
+                } else {
+                    self.dot_all::<L, F, T, R>(&mut dots, &codes, input);
+                }
+            }
+            dots
+        }
+    }
+
+    /// dots += codes of four inputs · x.
+    #[inline(always)]
+    unsafe fn dot_all<L: Lanes, F: Format, const T: usize, const R: usize>(
+        &self,
+        dots: &mut [[L::I; R]; T],
+        codes: &[L::C; T],
+        input: usize,
+    ) {
+        for r in 0..R {
+            for t in 0..T {
+                // SAFETY: the caller's pointers cover the group. Only codes with offset 128 reach 128.
+                unsafe {
+                    let x = (*self.x.add(r * self.row_groups)).codes.as_ptr().add(input);
+                    dots[t][r] = if matches!(F::CODING.offset_shift, Some(7)) {
+                        L::dot::<true>(dots[t][r], codes[t], x)
+                    } else {
+                        L::dot::<false>(dots[t][r], codes[t], x)
+                    };
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn zero<L: Lanes>() -> L::I {
+    unsafe { L::splat_shifted::<0>(0) }
+}
+
+/// -offset · Σ x_code, where a dot product begins.
+#[inline(always)]
+unsafe fn start<L: Lanes, F: Format>(neg_sum: i32) -> L::I {
+    unsafe {
+        match F::CODING.offset_shift {
+            None => zero::<L>(),
+            Some(2) => L::splat_shifted::<2>(neg_sum),
+            Some(3) => L::splat_shifted::<3>(neg_sum),
+            Some(4) => L::splat_shifted::<4>(neg_sum),
+            Some(5) => L::splat_shifted::<5>(neg_sum),
+            Some(7) => L::splat_shifted::<7>(neg_sum),
+            Some(_) => unreachable!("no such offset"),
+        }
+    }
+}
+
+/// Scales (0) or minimums (1) of a tile's group.
+#[inline(always)]
+unsafe fn load_scale<L: Lanes, F: Format>(scales: *const u8, which: usize) -> L::F {
+    unsafe {
+        if F::CODING.f16_scales {
+            L::load_f16(scales.cast::<u16>().add(which * N_LANES))
+        } else {
+            L::load(scales.cast::<f32>().add(which * N_LANES))
+        }
+    }
+}
+
+impl Call<'_> {
+    /// Writes a tile's outputs for one row, without those that only fill up the last tile.
+    #[inline(always)]
+    pub(super) unsafe fn store<L: Lanes>(&self, tile: usize, row: usize, values: L::F) {
+        let n_out = self.w.n_rows();
+        let n_valid = N_LANES.min(n_out - tile * N_LANES);
+        // SAFETY: `out` has n_rows × n_out values, by the promise of `Call::run`.
+        unsafe {
+            let out = self.out.add(row * n_out + tile * N_LANES);
+            if n_valid == N_LANES {
+                return L::store(out, values);
+            }
+            let mut all = [0.0; N_LANES];
+            L::store(all.as_mut_ptr(), values);
+            out.copy_from_nonoverlapping(all.as_ptr(), n_valid);
+        }
+    }
+}

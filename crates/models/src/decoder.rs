@@ -1,0 +1,162 @@
+//! What every dense decoder shares: embedding, a stack of blocks (attention and gated feed-forward, each after a norm and
+//! added to its input), norm and head, of which a stage holds a part.
+
+use std::rc::Rc;
+
+use backend::{Backend, RopeSpec};
+use base::Batch;
+
+use crate::{Model, ModelError, loader::Loader, names::Weight};
+
+/// What a block sees of a step besides its input.
+pub(crate) struct StepContext<B: Backend> {
+    pub(crate) inputs: B::Inputs,
+    pub(crate) rope: B::Rope,
+}
+
+/// What differs between architectures: how a layer attends. Takes the normalised input, returns the sum over the group.
+pub(crate) trait Attention<B: Backend>: Sized {
+    /// Loads layer `layer`, counted over the whole model.
+    fn load(loader: &mut Loader<'_, B>, layer: u32) -> Result<Self, ModelError>;
+    /// `[n_rows, hidden] → [n_rows, hidden]`; `slot` is the layer's place in this stage's KV cache.
+    fn forward(
+        &self,
+        b: &mut B,
+        x: &B::Tensor,
+        slot: usize,
+        step: &StepContext<B>,
+    ) -> Result<B::Tensor, ModelError>;
+}
+
+/// A stage of a dense decoder.
+pub(crate) struct Decoder<B: Backend, A> {
+    rope: RopeSpec,
+    norm_eps: f32,
+    first_word: u32,
+    /// First stage only: this rank's vocabulary rows, `[vocab_shard, hidden]`.
+    embedding: Option<Rc<B::Linear>>,
+    blocks: Vec<Block<B, A>>,
+    /// Last stage only: final norm `[hidden]` and head `[vocab_shard, hidden]`.
+    head: Option<(B::Tensor, Rc<B::Linear>)>,
+}
+
+impl<B: Backend, A: Attention<B>> Decoder<B, A> {
+    pub(crate) fn load(mut loader: Loader<'_, B>) -> Result<Self, ModelError> {
+        let rank = loader.rank;
+        let embedding =
+            if rank.embeds { Some(Rc::new(loader.linear(Weight::Embedding, 0)?)) } else { None };
+        let blocks = rank
+            .layers
+            .clone()
+            .map(|layer| Block::load(&mut loader, layer))
+            .collect::<Result<Vec<_>, ModelError>>()?;
+        let head = if rank.heads {
+            let matrix = match &embedding {
+                Some(table) if loader.tied() => Rc::clone(table),
+                _ => Rc::new(loader.head()?),
+            };
+            Some((loader.norm(Weight::Norm, 0)?, matrix))
+        } else {
+            None
+        };
+        Ok(Decoder {
+            rope: loader.config.rope.clone(),
+            norm_eps: loader.config.norm_eps,
+            first_word: rank.shard.vocab.start,
+            embedding,
+            blocks,
+            head,
+        })
+    }
+}
+
+impl<B: Backend, A: Attention<B>> Model<B> for Decoder<B, A> {
+    fn forward(
+        &self,
+        b: &mut B,
+        batch: &Batch,
+        hidden: Option<B::Tensor>,
+    ) -> Result<B::Tensor, ModelError> {
+        let inputs = b.inputs(batch)?;
+        let step = StepContext { rope: b.rope_table(&self.rope, &inputs)?, inputs };
+        let mut x = match (hidden, &self.embedding) {
+            (Some(hidden), _) => hidden,
+            (None, Some(table)) => {
+                let part = b.embed(table, self.first_word, &step.inputs)?;
+                b.all_reduce(part)?
+            }
+            (None, None) => {
+                return Err(ModelError::MissingHidden);
+            }
+        };
+        for (slot, block) in self.blocks.iter().enumerate() {
+            x = block.forward(b, x, slot, &step)?;
+        }
+        let Some((norm, head)) = &self.head else { return Ok(x) };
+        let x = b.select_rows(&x, &batch.logit_rows())?;
+        let x = b.rms_norm(&x, norm, self.norm_eps)?;
+        let [logits] = b.matmul(&x, [head])?; // [n_logits, vocab_shard]
+        Ok(logits)
+    }
+}
+
+/// One layer: `x + attention(norm(x))`, then `x + mlp(norm(x))`.
+struct Block<B: Backend, A> {
+    norm_eps: f32,
+    attention_norm: B::Tensor, // [hidden]
+    attention: A,
+    mlp_norm: B::Tensor, // [hidden]
+    mlp: Mlp<B>,
+}
+
+impl<B: Backend, A: Attention<B>> Block<B, A> {
+    fn load(loader: &mut Loader<'_, B>, layer: u32) -> Result<Self, ModelError> {
+        Ok(Block {
+            norm_eps: loader.config.norm_eps,
+            attention_norm: loader.norm(Weight::AttentionNorm, layer)?,
+            attention: A::load(loader, layer)?,
+            mlp_norm: loader.norm(Weight::MlpNorm, layer)?,
+            mlp: Mlp::load(loader, layer)?,
+        })
+    }
+
+    fn forward(
+        &self,
+        b: &mut B,
+        x: B::Tensor,
+        slot: usize,
+        step: &StepContext<B>,
+    ) -> Result<B::Tensor, ModelError> {
+        let y = b.rms_norm(&x, &self.attention_norm, self.norm_eps)?;
+        let y = self.attention.forward(b, &y, slot, step)?;
+        let x = b.add(x, &y)?;
+        let y = b.rms_norm(&x, &self.mlp_norm, self.norm_eps)?;
+        let y = self.mlp.forward(b, &y)?;
+        Ok(b.add(x, &y)?)
+    }
+}
+
+/// Gated feed-forward layer: `down(silu(gate(x)) · up(x))`, columns shared out over the tensor group.
+struct Mlp<B: Backend> {
+    gate: B::Linear, // [ffn_shard, hidden]
+    up: B::Linear,   // [ffn_shard, hidden]
+    down: B::Linear, // [hidden, ffn_shard]
+}
+
+impl<B: Backend> Mlp<B> {
+    fn load(loader: &mut Loader<'_, B>, layer: u32) -> Result<Self, ModelError> {
+        Ok(Mlp {
+            gate: loader.linear(Weight::Gate, layer)?,
+            up: loader.linear(Weight::Up, layer)?,
+            down: loader.linear(Weight::Down, layer)?,
+        })
+    }
+
+    /// `[n_rows, hidden] → [n_rows, hidden]`, summed over the group.
+    fn forward(&self, b: &mut B, x: &B::Tensor) -> Result<B::Tensor, ModelError> {
+        let [gate, up] = b.matmul(x, [&self.gate, &self.up])?; // [n_rows, ffn_shard]
+        let y = b.swiglu(&gate, &up)?;
+        let [y] = b.matmul(&y, [&self.down])?; // [n_rows, hidden], a partial sum
+        Ok(b.all_reduce(y)?)
+    }
+}

@@ -1,0 +1,198 @@
+//! A replica as the serving process sees it: starts a rank process for each entry of the plan, hands over the plan,
+//! forwards requests to rank 0 and outputs back, and notices at once when a rank is lost. It computes nothing.
+
+mod gather;
+mod processes;
+mod status;
+mod supervise;
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use base::{Bytes, NodeId, RankId};
+use engine::Client;
+use hw::Machine;
+use plan::{Plan, PlanError};
+use wire::WireError;
+
+use crate::{OpenModel, Placement, SecretLine, placement::this_node};
+use gather::Gathering;
+use processes::Processes;
+use supervise::{Shared, Supervisor};
+
+/// What a replica needs besides a model and a placement.
+pub struct ReplicaOptions {
+    /// This program, which the ranks run.
+    pub executable: PathBuf,
+    /// Requests that may be open at once.
+    pub max_requests: u32,
+    /// Ranks on other machines.
+    pub remote: Option<RemoteRanks>,
+}
+
+/// Ranks that somebody starts by hand on other machines; they are the plan's last ones.
+pub struct RemoteRanks {
+    /// How many.
+    pub n: u32,
+    /// Where this process waits for them.
+    pub listen: SocketAddr,
+    /// What they prove to know.
+    pub secret: SecretLine,
+}
+
+/// What happens while a replica starts.
+pub enum StartEvent<'a> {
+    /// It waits for ranks of other machines.
+    Waiting {
+        /// Which ones.
+        ranks: &'a [RankId],
+        /// Where they are to connect.
+        address: SocketAddr,
+    },
+    /// The plan is made.
+    Planned(&'a Plan),
+    /// A rank has loaded its share.
+    Ready {
+        /// Which one.
+        rank: RankId,
+        /// Bytes of weights it holds.
+        loaded: Bytes,
+        /// Time it took.
+        load: Duration,
+    },
+}
+
+/// Why a replica could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplicaError {
+    /// No plan.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// More remote ranks than ranks.
+    #[error("--remote: expected less than the {n_ranks} ranks of the plan, found {found}\nhint: --tp and --pp say how many ranks there are")]
+    TooManyRemote {
+        /// Ranks of the plan.
+        n_ranks: u32,
+        /// Remote ranks asked for.
+        found: u32,
+    },
+    /// The address for ranks.
+    #[error("cannot listen on {address} for ranks: {source}")]
+    Listen {
+        /// What was asked for.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A process.
+    #[error("cannot start {}: {source}", .executable.display())]
+    Spawn {
+        /// The program.
+        executable: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A rank that did not come.
+    #[error("{rank} did not connect within {seconds} s")]
+    Missing {
+        /// Which one.
+        rank: RankId,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// A rank that ended before it was ready.
+    #[error("{rank}: {why}")]
+    Rank {
+        /// Which one.
+        rank: RankId,
+        /// What it said, or how its process ended.
+        why: String,
+    },
+    /// A connection.
+    #[error("{rank}: {source}")]
+    Wire {
+        /// The rank at the other end.
+        rank: RankId,
+        /// What went wrong.
+        source: WireError,
+    },
+    /// The system.
+    #[error("cannot use a socket: {0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// A running replica. Dropping it ends its processes.
+pub struct Replica {
+    plan: Plan,
+    client: Client,
+    shared: Arc<Shared>,
+}
+
+impl Replica {
+    /// Plans, starts the processes, and returns when all ranks have loaded their shares.
+    pub fn start(
+        model: &OpenModel,
+        placement: &Placement,
+        options: ReplicaOptions,
+        on_event: &mut dyn FnMut(StartEvent<'_>),
+    ) -> Result<Replica, ReplicaError> {
+        let n_remote = options.remote.as_ref().map_or(0, |r| r.n);
+        let n_ranks = placement.world_size();
+        if n_remote > 0 && n_remote >= n_ranks {
+            return Err(ReplicaError::TooManyRemote { n_ranks, found: n_remote });
+        }
+        let secret = options.remote.as_ref().map_or_else(SecretLine::fresh, |r| r.secret.clone());
+        let loopback = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+        let mut gathering =
+            Gathering::listen(options.remote.as_ref().map_or(loopback, |r| r.listen), secret.secret())?;
+
+        let n_local = n_ranks - n_remote;
+        let mut nodes = vec![this_node(NodeId(0), &Machine::probe())];
+        if n_remote > 0 {
+            let ranks: Vec<RankId> = (n_local..n_ranks).map(RankId).collect();
+            on_event(StartEvent::Waiting { ranks: &ranks, address: gathering.address()? });
+            nodes.extend(gathering.wait_for_remote(&ranks)?);
+        }
+        let plan = placement.plan(&model.description.spec, nodes, n_remote)?;
+        on_event(StartEvent::Planned(&plan));
+
+        let local: Vec<RankId> = (0..n_local).map(RankId).collect();
+        let mut processes = Processes::spawn(&options.executable, &local, gathering.address()?, &secret)?;
+        gathering.wait_for_local(&local, &mut processes)?;
+        let controls = gathering.finish();
+        let mut supervisor = Supervisor::new(controls, processes, options.max_requests)?;
+        supervisor.initialise(&plan, &model.path)?;
+        supervisor.wait_until_ready(on_event)?;
+        let (client, shared) = supervisor.run();
+        Ok(Replica { plan, client, shared })
+    }
+
+    /// The plan it runs by.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The way to its engine.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// How it is, for `/health` and `/metrics`.
+    pub fn status(&self) -> Box<dyn Fn() -> api::Status + Send + Sync> {
+        let shared = Arc::clone(&self.shared);
+        Box::new(move || status::of(&shared))
+    }
+
+    /// Ends its processes in good order.
+    pub fn stop(self) {}
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        self.shared.end("the server is shutting down", &self.client);
+    }
+}

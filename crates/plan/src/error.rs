@@ -1,0 +1,130 @@
+//! Why there is no plan, in words for the person who asked for it. It knows no numbers but those it is given.
+
+use base::{Bytes, RankId};
+use thiserror::Error;
+
+/// Why a goal has no plan, or why parts are not a plan.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum PlanError {
+    /// The topology is empty.
+    #[error("the topology has no node: expected at least 1")]
+    NoNodes,
+    /// A count of the goal is zero.
+    #[error("{what} is 0: expected at least 1\nhint: leave it out for the default")]
+    ZeroGoal {
+        /// Which count.
+        what: &'static str,
+    },
+    /// A count of the model is zero.
+    #[error("the model's {what} is 0: expected at least 1")]
+    ZeroModel {
+        /// Which count.
+        what: &'static str,
+    },
+    /// More layers than any model has.
+    #[error("the model has {n_layers} layers: expected {} at most", crate::MAX_LAYERS)]
+    TooManyLayers {
+        /// Layers it claims.
+        n_layers: usize,
+    },
+    /// More ranks than things to share out.
+    #[error(
+        "tensor parallel × {tp}: {n_units} {units} cannot be shared out over {tp} ranks\n\
+         hint: use --tp {n_units} or less; --pp spreads the model over more ranks"
+    )]
+    TooManyRanks {
+        /// Ranks asked for.
+        tp: u32,
+        /// Things to share out.
+        n_units: u32,
+        /// What they are.
+        units: &'static str,
+    },
+    /// More stages than layers.
+    #[error(
+        "pipeline parallel × {pp}: {n_layers} layers cannot be shared out over {pp} stages\n\
+         hint: use --pp {n_layers} or less"
+    )]
+    TooManyStages {
+        /// Stages asked for.
+        pp: u32,
+        /// Layers there are.
+        n_layers: u32,
+    },
+    /// Weights and what they are for differ in number.
+    #[error(
+        "{option} has {found} weights: expected {expected}, one for each {what}\n\
+         hint: write {expected} numbers with commas between them"
+    )]
+    SplitLength {
+        /// The option that carries the weights.
+        option: &'static str,
+        /// What a weight is for.
+        what: &'static str,
+        /// How many there should be.
+        expected: u32,
+        /// How many there are.
+        found: usize,
+    },
+    /// A weight of zero.
+    #[error("{option}: weight {position} is 0, expected at least 1\nhint: every {what} needs a share")]
+    ZeroWeight {
+        /// The option that carries the weights.
+        option: &'static str,
+        /// What a weight is for.
+        what: &'static str,
+        /// Which weight, counted from 1.
+        position: usize,
+    },
+    /// A context the model was not made for.
+    #[error(
+        "a context of {asked} tokens is longer than the model's {longest}\n\
+         hint: ask for {longest} tokens or less"
+    )]
+    ContextTooLong {
+        /// Tokens asked for.
+        asked: u32,
+        /// The model's longest context.
+        longest: u32,
+    },
+    /// A KV cache that cannot hold one sequence.
+    #[error(
+        "a KV cache of {kv_tokens} tokens cannot hold one sequence of {context_len} tokens\n\
+         hint: enlarge the KV cache or shorten the context"
+    )]
+    KvTooSmall {
+        /// Tokens the cache holds.
+        kv_tokens: u64,
+        /// Longest sequence.
+        context_len: u32,
+    },
+    /// A shard that its node cannot hold.
+    #[error(
+        "{rank} does not fit on {node}: it needs {needed} ({weights} of weights, {kv} of KV cache), {available} left\n\
+         hint: shorten the context, give this rank a smaller share, or use more nodes"
+    )]
+    DoesNotFit {
+        /// The rank.
+        rank: RankId,
+        /// Its node's name.
+        node: String,
+        /// Weights and KV cache.
+        needed: Bytes,
+        /// The weights of it.
+        weights: Bytes,
+        /// The KV cache of it.
+        kv: Bytes,
+        /// What the ranks before it left.
+        available: Bytes,
+    },
+    /// Parts that are not a plan.
+    #[error("the plan is not sound: {what}: expected {expected}, found {found}")]
+    Unsound {
+        /// Which part.
+        what: String,
+        /// What it should be.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
+}

@@ -1,0 +1,171 @@
+//! From a goal to the parts of a plan: layers over stages, heads, columns and rows over ranks, ranks over nodes,
+//! memory over KV blocks. What it makes is checked like any other parts.
+
+use base::{Bytes, ModelSpec, RankId, Shard};
+
+use crate::check::{check_model, check_nodes};
+use crate::sizes::{StageBytes, head_bytes, kv_bytes, part};
+use crate::split::{apportion, cut_layers, level, runs};
+use crate::{BLOCK_LEN_TOKENS, Goal, Node, PlanError, PlanParts, RankPlan, Topology, VOCAB_UNIT_ROWS};
+
+/// Sequences of full length that the KV cache holds by default, where memory allows.
+const DEFAULT_KV_SEQUENCES: u64 = 4;
+/// Part of the memory beside the weights that the default KV cache may take beyond one sequence, in percent.
+const DEFAULT_KV_MEMORY_PERCENT: u128 = 50;
+
+/// The parts of the best simple plan.
+pub(crate) fn make(topology: &Topology, model: &ModelSpec, goal: &Goal) -> Result<PlanParts, PlanError> {
+    check_model(model)?;
+    check_nodes(topology)?;
+    check_goal(model, goal)?;
+    let mut ranks = share_out(model, goal)?;
+    place(&mut ranks, topology, goal.threads_per_rank);
+    let n_blocks = n_blocks(&ranks, topology, model, goal);
+    for r in &mut ranks {
+        r.kv = kv_bytes(model, &r.layers, &r.shard, n_blocks);
+    }
+    Ok(PlanParts {
+        model: model.clone(),
+        topology: topology.clone(),
+        ranks,
+        context_len: goal.context_len,
+        n_blocks,
+    })
+}
+
+fn check_goal(model: &ModelSpec, goal: &Goal) -> Result<(), PlanError> {
+    let counts = [
+        (goal.tp, "tensor parallel (--tp)"),
+        (goal.pp, "pipeline parallel (--pp)"),
+        (goal.context_len, "the context length"),
+        (goal.threads_per_rank, "the number of threads"),
+    ];
+    if let Some((_, what)) = counts.iter().find(|(n, _)| *n == 0) {
+        return Err(PlanError::ZeroGoal { what });
+    }
+    if goal.pp > model.n_layers() {
+        return Err(PlanError::TooManyStages { pp: goal.pp, n_layers: model.n_layers() });
+    }
+    let units = [
+        (model.n_kv_heads.div_ceil(model.head_unit), "KV head groups"),
+        (model.ffn.div_ceil(model.ffn_unit), "groups of FFN columns"),
+        (model.vocab.div_ceil(VOCAB_UNIT_ROWS), "groups of vocabulary rows"),
+    ];
+    if let Some(&(n_units, units)) = units.iter().find(|(n_units, _)| *n_units < goal.tp) {
+        return Err(PlanError::TooManyRanks { tp: goal.tp, n_units, units });
+    }
+    check_weights("--split", "rank of a stage", goal.split.as_deref(), goal.tp)?;
+    check_weights("--stage-split", "stage", goal.stage_split.as_deref(), goal.pp)
+}
+
+fn check_weights(
+    option: &'static str,
+    what: &'static str,
+    weights: Option<&[u32]>,
+    expected: u32,
+) -> Result<(), PlanError> {
+    let Some(weights) = weights else { return Ok(()) };
+    if weights.len() != expected as usize {
+        return Err(PlanError::SplitLength { option, what, expected, found: weights.len() });
+    }
+    match weights.iter().position(|&w| w == 0) {
+        Some(i) => Err(PlanError::ZeroWeight { option, what, position: i + 1 }),
+        None => Ok(()),
+    }
+}
+
+/// The ranks with their layers, shards and weights; nodes, cores and KV bytes follow.
+fn share_out(model: &ModelSpec, goal: &Goal) -> Result<Vec<RankPlan>, PlanError> {
+    let even = vec![1; goal.pp as usize];
+    let layers: Vec<u64> = model.layers.iter().map(|l| (l.attention + l.ffn + l.replicated).0).collect();
+    let head = head_bytes(model, goal.pp == 1);
+    let stages = cut_layers(&layers, model.embedding.0, head.0, goal.stage_split.as_deref().unwrap_or(&even));
+    let mut ranks = Vec::new();
+    for (stage, layers) in stages.into_iter().enumerate() {
+        let stage = stage as u32;
+        let (embeds, heads) = (stage == 0, stage + 1 == goal.pp);
+        let bytes = StageBytes::of(model, layers.clone(), embeds, heads);
+        for (tp_index, shard) in shards(model, &bytes, goal)?.into_iter().enumerate() {
+            ranks.push(RankPlan {
+                rank: RankId(ranks.len() as u32),
+                node: Default::default(),
+                stage,
+                tp_index: tp_index as u32,
+                layers: layers.clone(),
+                weights: bytes.of_shard(model, &shard),
+                kv: Bytes(0),
+                shard,
+                cores: Vec::new(),
+                embeds,
+                heads,
+            });
+        }
+    }
+    Ok(ranks)
+}
+
+/// The shards of one stage: all by the weights asked for; else heads and rows evenly, and FFN columns so that the
+/// largest rank is as small as the uneven heads allow.
+fn shards(model: &ModelSpec, stage: &StageBytes, goal: &Goal) -> Result<Vec<Shard>, PlanError> {
+    let weights: Vec<u64> = match &goal.split {
+        Some(split) => split.iter().map(|&w| u64::from(w)).collect(),
+        None => vec![1; goal.tp as usize],
+    };
+    let cut = |n: u32, unit: u32, units: &'static str, weights: &[u64]| {
+        let n_units = n.div_ceil(unit);
+        let sizes = apportion(u64::from(n_units), weights);
+        let sizes = sizes.ok_or(PlanError::TooManyRanks { tp: goal.tp, n_units, units })?;
+        Ok(runs(n, unit, &sizes))
+    };
+    let kv_heads = cut(model.n_kv_heads, model.head_unit, "KV head groups", &weights)?;
+    let vocab = cut(model.vocab, VOCAB_UNIT_ROWS, "groups of vocabulary rows", &weights)?;
+    let mut ffn_weights = weights;
+    if goal.split.is_none() && stage.ffn > Bytes(0) {
+        let held = |(heads, rows)| {
+            (part(stage.attention, heads, model.n_kv_heads) + part(stage.vocab, rows, model.vocab)).0
+        };
+        let held: Vec<u64> = kv_heads.iter().zip(&vocab).map(held).collect();
+        ffn_weights = level(&held, stage.ffn.0);
+    }
+    let ffn = cut(model.ffn, model.ffn_unit, "groups of FFN columns", &ffn_weights)?;
+    let shard = |((kv_heads, ffn), vocab)| Shard { kv_heads, ffn, vocab };
+    Ok(kv_heads.into_iter().zip(ffn).zip(vocab).map(shard).collect())
+}
+
+/// Puts ranks on nodes in contiguous runs of even length and shares out each node's cores.
+fn place(ranks: &mut [RankPlan], topology: &Topology, threads_per_rank: u32) {
+    let n_ranks = ranks.len();
+    let n_nodes = topology.nodes.len().min(n_ranks);
+    let node_index = |i: usize| i * n_nodes / n_ranks;
+    for (i, r) in ranks.iter_mut().enumerate() {
+        r.node = topology.nodes[node_index(i)].id;
+    }
+    for (run, node) in ranks.chunk_by_mut(|a, b| a.node == b.node).zip(&topology.nodes) {
+        let n_cores = threads_per_rank.min(node.n_cores / run.len() as u32);
+        for (i, r) in run.iter_mut().enumerate() {
+            r.cores = (i as u32 * n_cores..(i as u32 + 1) * n_cores).collect();
+        }
+    }
+}
+
+/// KV blocks as asked for; else for several sequences, or as many as the memory holds, but never fewer than one
+/// sequence needs: whether that fits is for the check to say.
+fn n_blocks(ranks: &[RankPlan], topology: &Topology, model: &ModelSpec, goal: &Goal) -> u32 {
+    if let Some(n_kv_tokens) = goal.n_kv_tokens {
+        return n_kv_tokens.div_ceil(BLOCK_LEN_TOKENS);
+    }
+    let one_sequence = goal.context_len.div_ceil(BLOCK_LEN_TOKENS);
+    let room = topology.nodes.iter().filter_map(|node| n_blocks_on(node, ranks, model)).min();
+    let wanted = u64::from(one_sequence) * DEFAULT_KV_SEQUENCES;
+    let n_blocks = wanted.min(room.unwrap_or(wanted)).max(u64::from(one_sequence));
+    u32::try_from(n_blocks).unwrap_or(u32::MAX)
+}
+
+/// Blocks that the default share of a node's memory holds; `None` if the node bounds nothing.
+fn n_blocks_on(node: &Node, ranks: &[RankPlan], model: &ModelSpec) -> Option<u64> {
+    let here = || ranks.iter().filter(|r| r.node == node.id);
+    let weights: Bytes = here().map(|r| r.weights).sum();
+    let per_block: Bytes = here().map(|r| kv_bytes(model, &r.layers, &r.shard, 1)).sum();
+    let free = u128::from(node.memory.0.saturating_sub(weights.0));
+    (free * DEFAULT_KV_MEMORY_PERCENT / 100).checked_div(u128::from(per_block.0)).map(|n| n as u64)
+}

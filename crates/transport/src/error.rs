@@ -1,0 +1,97 @@
+//! What can go wrong on a link, always with the peer's name and what was waited for.
+
+use std::{fmt, io, time::Duration};
+
+/// The part of a transfer that an error interrupted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pending {
+    /// Sending a message of so many bytes.
+    Send(usize),
+    /// Receiving a message of so many bytes.
+    Recv(usize),
+    /// Waiting for any message.
+    Message,
+}
+
+impl fmt::Display for Pending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Pending::Send(n) => write!(f, "sending {n} bytes"),
+            Pending::Recv(n) => write!(f, "receiving {n} bytes"),
+            Pending::Message => f.write_str("waiting for a message"),
+        }
+    }
+}
+
+/// Why a message could not be sent or received.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The deadline passed.
+    #[error("{peer}: {pending} took longer than {} ms", .timeout.as_millis())]
+    TimedOut {
+        /// The other end.
+        peer: String,
+        /// What was waited for.
+        pending: Pending,
+        /// The time it had.
+        timeout: Duration,
+    },
+    /// The other end went away.
+    #[error("{peer} closed the link while {pending}")]
+    Closed {
+        /// The other end.
+        peer: String,
+        /// What was waited for.
+        pending: Pending,
+    },
+    /// The operating system reports a failure, such as a reset.
+    #[error("{peer}: {pending} failed: {source}")]
+    Io {
+        /// The other end.
+        peer: String,
+        /// What was waited for.
+        pending: Pending,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// The bytes are no message of ours.
+    #[error("{peer} sent a foreign message header: expected magic {expected:02x?}, found {found:02x?}")]
+    Foreign {
+        /// The other end.
+        peer: String,
+        /// How a header starts.
+        expected: [u8; 4],
+        /// How this one starts.
+        found: [u8; 4],
+    },
+    /// A message was lost or repeated.
+    #[error("{peer} is out of step: expected message {expected}, found message {found}")]
+    Sequence {
+        /// The other end.
+        peer: String,
+        /// Number of the next message, modulo 2^32.
+        expected: u32,
+        /// Number in the header.
+        found: u32,
+    },
+    /// The message is longer than any may be.
+    #[error("{peer}: a message of {n_bytes} bytes is longer than the limit of {limit} bytes")]
+    TooLong {
+        /// The other end.
+        peer: String,
+        /// Length of the message.
+        n_bytes: usize,
+        /// Longest allowed.
+        limit: usize,
+    },
+    /// The message has another length than the receiver knows it must have.
+    #[error("{peer} sent another message than was due: expected {expected} bytes, found {found}")]
+    Length {
+        /// The other end.
+        peer: String,
+        /// Bytes that were due.
+        expected: usize,
+        /// Bytes in the header.
+        found: usize,
+    },
+}

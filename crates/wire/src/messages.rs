@@ -1,0 +1,107 @@
+//! What a node and its rank processes tell each other, in the project's own types.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use base::{Bytes, Output, RankId, Request, RequestId};
+use plan::Plan;
+
+use crate::WireError;
+
+/// What a node tells a rank.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ToRank {
+    /// Load your share and link up; the first message.
+    Init(Box<Init>),
+    /// Answer this request (rank 0 only).
+    Submit(Request),
+    /// Stop answering it (rank 0 only).
+    Cancel(RequestId),
+    /// End in good order.
+    Shutdown,
+}
+
+/// All a rank needs to start.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Init {
+    /// The whole plan.
+    pub plan: Plan,
+    /// Which of its entries is the receiver's.
+    pub rank: RankId,
+    /// The checkpoint, as a path on the receiver's machine.
+    pub model: PathBuf,
+    /// Where other ranks listen for their peers.
+    pub peers: Vec<(RankId, SocketAddr)>,
+}
+
+/// What a rank tells its node. Who it is was settled by the handshake.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FromRank {
+    /// It waits for its peers here.
+    Listening {
+        /// Its data listener.
+        addr: SocketAddr,
+    },
+    /// Its share is loaded and all links stand.
+    Ready {
+        /// Bytes of weights it holds.
+        weights: Bytes,
+        /// Time this took, in milliseconds.
+        load_ms: u64,
+    },
+    /// Tokens and ends of answers (rank 0 only).
+    Outputs(Vec<Output>),
+    /// It cannot go on; nothing follows.
+    Failed {
+        /// What went wrong, for people.
+        message: String,
+    },
+    /// How it is doing (rank 0 only).
+    Stats(Stats),
+}
+
+/// The engine's counters. Those that say so count from the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Sequences that hold blocks.
+    pub n_running: u32,
+    /// Sequences that wait to be admitted.
+    pub n_waiting: u32,
+    /// KV blocks in use.
+    pub n_blocks_used: u32,
+    /// All KV blocks.
+    pub n_blocks: u32,
+    /// Sequences sent back to the queue, from the start.
+    pub n_preemptions: u64,
+    /// Tokens found in the prefix cache, from the start.
+    pub n_prefix_hit_tokens: u64,
+    /// Steps, from the start.
+    pub n_steps: u64,
+    /// Tokens computed in prefill, from the start.
+    pub n_prefill_tokens: u64,
+    /// Time of the steps with prefill in them, from the start, in microseconds.
+    pub prefill_us: u64,
+    /// Tokens computed in decode, from the start.
+    pub n_decode_tokens: u64,
+    /// Time of the steps without prefill, from the start, in microseconds.
+    pub decode_us: u64,
+}
+
+impl Init {
+    /// The receiver and its peers are different ranks of the plan.
+    pub(crate) fn check(self) -> Result<Init, WireError> {
+        let n_ranks = self.plan.world_size();
+        let named = self.peers.iter().map(|(rank, _)| *rank);
+        let mut ranks: Vec<RankId> = named.chain([self.rank]).collect();
+        ranks.sort();
+        let twice = ranks.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0]);
+        if let Some(rank) = twice {
+            return Err(WireError::Rank { what: "a rank is named twice", rank, n_ranks });
+        }
+        match ranks.last() {
+            Some(&rank) if rank.0 >= n_ranks => {
+                Err(WireError::Rank { what: "the plan has no such rank", rank, n_ranks })
+            }
+            _ => Ok(self),
+        }
+    }
+}

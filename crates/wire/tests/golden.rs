@@ -1,0 +1,110 @@
+//! The bytes of every message. A change here breaks every running version: raise `WIRE_VERSION` with it.
+#![allow(clippy::unwrap_used)] // a check fails by panicking
+
+#[allow(dead_code)] // its generators serve another test
+mod samples;
+
+use std::fmt::Debug;
+
+use base::{Bytes, RankId, RequestId};
+use wire::{
+    FromRank, Message, ToRank, decode, encode,
+    handshake::{Challenge, Hello, Party, Role, Secret, prove},
+};
+
+/// Header and body in hex, spaces ignored.
+fn golden<M: Message + PartialEq + Debug>(message: &M, hex: &str) {
+    let frame = encode(message).unwrap();
+    let found: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(found, hex.replace([' ', '\n'], ""), "{message:?}");
+    assert_eq!(&decode::<M>(&frame).unwrap(), message);
+}
+
+#[test]
+fn to_rank() {
+    golden(
+        &ToRank::Init(Box::new(samples::init())),
+        "31667772 0100 0100 b9000000
+         0040080408800180028004012004e807d00f10e807d00f10e807d00f10e807d00f1080400001030562c3bc726f808080
+         800408040003000000020002004000800101000100d83780800101030001000202044080018001800201010100d83780
+         80010203010002040002004000800101020001d83780800103030101020402044080018001800201030001d837808001
+         400801092f6d2f612e676775660200007f000001a01f02010000000000000000000000000000000105",
+    );
+    golden(
+        &ToRank::Submit(samples::request()),
+        "31667772 0100 0100 2f000000
+         01090301c801ffff024001020000003f01280000803f000000000000803f00000000000000000105000080bfac0200",
+    );
+    golden(
+        &ToRank::Cancel(RequestId(300)),
+        "31667772 0100 0100 03000000
+         02ac02",
+    );
+    golden(
+        &ToRank::Shutdown,
+        "31667772 0100 0100 01000000
+         03",
+    );
+}
+
+#[test]
+fn from_rank() {
+    golden(
+        &FromRank::Listening { addr: "127.0.0.1:8080".parse().unwrap() },
+        "31667772 0100 0200 08000000
+         00007f000001903f",
+    );
+    golden(
+        &FromRank::Ready { weights: Bytes(98_362_432), load_ms: 250 },
+        "31667772 0100 0200 07000000
+         01c0c8f32efa01",
+    );
+    golden(
+        &FromRank::Outputs(samples::outputs()),
+        "31667772 0100 0200 21000000
+         020300092a01000080be022a000080be07000000c00109010300c8010201026e6f",
+    );
+    golden(
+        &FromRank::Failed { message: "out of memory".into() },
+        "31667772 0100 0200 0f000000
+         030d6f7574206f66206d656d6f7279",
+    );
+    golden(
+        &FromRank::Stats(samples::stats()),
+        "31667772 0100 0200 0c000000
+         040102030405060708090a0b",
+    );
+}
+
+#[test]
+fn step_and_sampled() {
+    golden(
+        &samples::step(),
+        "31667772 0100 0300 38000000
+         030b0c0d02010114010207ac02020202000207ac02010000803f000000803f000000000000803f000000000000000000
+         0000140101010402",
+    );
+    golden(
+        &vec![samples::sampled()],
+        "31667772 0100 0400 12000000
+         012a01000080be022a000080be07000000c0",
+    );
+}
+
+#[test]
+fn handshake() {
+    let hello = Hello { party: Party::Rank(RankId(2)), nonce: [0xab; 32] };
+    golden(
+        &hello,
+        "31667772 0100 0500 25000000
+         0102000000abababababababababababababababababababababababababababababababab",
+    );
+    let acceptor = Hello { party: Party::Node, nonce: [0xcd; 32] };
+    let challenge = Challenge { connector: hello, acceptor };
+    let proof = encode(&prove(&Secret::new([1; 32]), Role::Acceptor, &challenge)).unwrap();
+    let found: String = proof.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(
+        found,
+        "316677720100060020000000fe8964332c88f0caf729a9cb4b34b4db5911e30aa84e5590fc78b55ccdd511e2"
+    );
+}

@@ -1,0 +1,217 @@
+//! One of every message, and generators of any.
+
+use std::path::PathBuf;
+
+use base::{
+    Batch, BlockId, Bytes, FinishReason, LayerBytes, ModelSpec, NodeId, Output, RankId, Request, RequestId,
+    SampleSpec, Sampled, SamplingParams, SeqId, SeqSlice, Step, TokenId, Usage,
+};
+use plan::{Goal, Node, Plan, Topology};
+use proptest::{collection::vec, option, prelude::*};
+use wire::{FromRank, Init, Stats, ToRank};
+
+pub(crate) fn plan(tp: u32, pp: u32) -> Plan {
+    let layer = LayerBytes { attention: Bytes(1000), ffn: Bytes(2000), replicated: Bytes(16) };
+    let model = ModelSpec {
+        hidden: 64,
+        n_heads: 8,
+        n_kv_heads: 4,
+        head_dim: 8,
+        ffn: 128,
+        vocab: 256,
+        max_context: 512,
+        head_unit: 1,
+        ffn_unit: 32,
+        layers: vec![layer; 4],
+        embedding: Bytes(8192),
+        head: None,
+    };
+    let nodes = vec![Node { id: NodeId(3), name: "büro".into(), memory: Bytes(1 << 30), n_cores: 8 }];
+    let goal = Goal {
+        tp,
+        pp,
+        split: None,
+        stage_split: None,
+        context_len: 64,
+        n_kv_tokens: Some(128),
+        threads_per_rank: 1,
+    };
+    Plan::make(&Topology { nodes }, &model, &goal).unwrap()
+}
+
+pub(crate) fn init() -> Init {
+    let peers = vec![(RankId(0), "127.0.0.1:4000".parse().unwrap()), (RankId(2), "[::1]:5".parse().unwrap())];
+    Init { plan: plan(2, 2), rank: RankId(1), model: PathBuf::from("/m/a.gguf"), peers }
+}
+
+pub(crate) fn request() -> Request {
+    let sampling = SamplingParams {
+        temperature: 0.5,
+        top_k: Some(40),
+        logit_bias: vec![(TokenId(5), -1.0)],
+        seed: 300,
+        ..SamplingParams::default()
+    };
+    let prompt = vec![TokenId(1), TokenId(200), TokenId(49_151)];
+    Request { id: RequestId(9), prompt, max_tokens: 64, stop_tokens: vec![TokenId(2)], sampling }
+}
+
+pub(crate) fn step() -> Step {
+    let seq = |seq, n_rows, context_len, n_logits| SeqSlice {
+        seq: SeqId(seq),
+        n_rows,
+        context_len,
+        n_logits,
+        blocks: vec![BlockId(7), BlockId(300)],
+    };
+    let sample = SampleSpec {
+        position: 20,
+        prompt_tokens: vec![TokenId(1)],
+        answer_counts: vec![(TokenId(4), 2)],
+        ..SampleSpec::default()
+    };
+    let batch =
+        Batch { tokens: [11, 12, 13].map(TokenId).to_vec(), seqs: vec![seq(1, 1, 20, 1), seq(2, 2, 2, 0)] };
+    Step { batch, samples: vec![sample] }
+}
+
+pub(crate) fn sampled() -> Sampled {
+    Sampled { token: TokenId(42), logprob: Some(-0.25), top: vec![(TokenId(42), -0.25), (TokenId(7), -2.0)] }
+}
+
+pub(crate) fn outputs() -> Vec<Output> {
+    let usage = Usage { prompt_tokens: 3, cached_tokens: 0, completion_tokens: 200 };
+    vec![
+        Output::Token { id: RequestId(9), sampled: sampled() },
+        Output::Finished { id: RequestId(9), reason: FinishReason::Length, usage },
+        Output::Failed { id: RequestId(1), message: "no".into() },
+    ]
+}
+
+pub(crate) fn stats() -> Stats {
+    Stats {
+        n_running: 1,
+        n_waiting: 2,
+        n_blocks_used: 3,
+        n_blocks: 4,
+        n_preemptions: 5,
+        n_prefix_hit_tokens: 6,
+        n_steps: 7,
+        n_prefill_tokens: 8,
+        prefill_us: 9,
+        n_decode_tokens: 10,
+        decode_us: 11,
+    }
+}
+
+fn tokens() -> impl Strategy<Value = Vec<TokenId>> {
+    vec(any::<u32>().prop_map(TokenId), 0..20)
+}
+
+fn pairs<T: std::fmt::Debug>(value: impl Strategy<Value = T>) -> impl Strategy<Value = Vec<(TokenId, T)>> {
+    vec((any::<u32>().prop_map(TokenId), value), 0..4)
+}
+
+fn params() -> impl Strategy<Value = SamplingParams> {
+    let numbers = (-9f32..9., option::of(any::<u32>()), 0f32..1., 0f32..1., -2f32..2., -2f32..2., -2f32..2.);
+    (numbers, pairs(-100f32..100.), any::<u64>(), option::of(any::<u32>())).prop_map(
+        |((temperature, top_k, top_p, min_p, rep, presence, frequency), logit_bias, seed, n_logprobs)| {
+            SamplingParams {
+                temperature,
+                top_k,
+                top_p,
+                min_p,
+                repetition_penalty: rep,
+                presence_penalty: presence,
+                frequency_penalty: frequency,
+                logit_bias,
+                seed,
+                n_logprobs,
+            }
+        },
+    )
+}
+
+pub(crate) fn any_request() -> impl Strategy<Value = Request> {
+    (any::<u64>(), any::<u32>(), tokens(), any::<u32>(), tokens(), params()).prop_map(
+        |(id, first, mut prompt, max_tokens, stop_tokens, sampling)| {
+            prompt.push(TokenId(first));
+            Request { id: RequestId(id), prompt, max_tokens, stop_tokens, sampling }
+        },
+    )
+}
+
+pub(crate) fn any_sampled() -> impl Strategy<Value = Sampled> {
+    (any::<u32>(), option::of(-50f32..0.), pairs(-50f32..0.)).prop_map(|(token, logprob, top)| Sampled {
+        token: TokenId(token),
+        logprob,
+        top,
+    })
+}
+
+fn any_output() -> impl Strategy<Value = Output> {
+    let reason =
+        prop_oneof![Just(FinishReason::Stop), Just(FinishReason::Length), Just(FinishReason::Cancelled)];
+    let id = || any::<u64>().prop_map(RequestId);
+    prop_oneof![
+        (id(), any_sampled()).prop_map(|(id, sampled)| Output::Token { id, sampled }),
+        (id(), reason, any::<[u32; 3]>()).prop_map(
+            |(id, reason, [prompt_tokens, cached_tokens, completion_tokens])| {
+                let usage = Usage { prompt_tokens, cached_tokens, completion_tokens };
+                Output::Finished { id, reason, usage }
+            }
+        ),
+        (id(), ".*").prop_map(|(id, message)| Output::Failed { id, message }),
+    ]
+}
+
+pub(crate) fn any_step() -> impl Strategy<Value = Step> {
+    let sample = (params(), any::<u32>(), tokens(), pairs(any::<u32>())).prop_map(
+        |(params, position, prompt_tokens, answer_counts)| SampleSpec {
+            params,
+            position,
+            prompt_tokens,
+            answer_counts,
+        },
+    );
+    let blocks = vec(any::<u32>().prop_map(BlockId), 0..5);
+    let seq = (any::<u64>(), 0..5u32, 0..1000u32, 0..2u32, blocks, sample);
+    (vec(seq, 0..6), any::<u32>()).prop_map(|(seqs, first)| {
+        let mut step = Step::default();
+        for (seq, n_rows, before, wants, blocks, sample) in seqs {
+            let n_logits = wants.min(n_rows);
+            let context_len = before + n_rows;
+            step.batch.tokens.extend((0..n_rows).map(|i| TokenId(first.wrapping_add(i))));
+            step.batch.seqs.push(SeqSlice { seq: SeqId(seq), n_rows, context_len, n_logits, blocks });
+            step.samples.extend((0..n_logits).map(|_| sample.clone()));
+        }
+        step
+    })
+}
+
+pub(crate) fn any_to_rank() -> impl Strategy<Value = ToRank> {
+    let init = (1..3u32, 1..5u32, any::<[u8; 4]>(), any::<u16>(), "[^\0]{0,20}").prop_map(
+        |(tp, pp, ip, port, model)| {
+            let peers = (1..tp * pp).map(|rank| (RankId(rank), (ip, port).into())).collect();
+            let (plan, model) = (plan(tp, pp), PathBuf::from(model));
+            ToRank::Init(Box::new(Init { plan, rank: RankId(0), model, peers }))
+        },
+    );
+    prop_oneof![
+        init,
+        any_request().prop_map(ToRank::Submit),
+        any::<u64>().prop_map(|id| ToRank::Cancel(RequestId(id))),
+        Just(ToRank::Shutdown),
+    ]
+}
+
+pub(crate) fn any_from_rank() -> impl Strategy<Value = FromRank> {
+    prop_oneof![
+        (any::<[u8; 16]>(), any::<u16>())
+            .prop_map(|(ip, port)| FromRank::Listening { addr: (ip, port).into() }),
+        any::<[u64; 2]>().prop_map(|[w, load_ms]| FromRank::Ready { weights: Bytes(w), load_ms }),
+        vec(any_output(), 0..5).prop_map(FromRank::Outputs),
+        ".*".prop_map(|message| FromRank::Failed { message }),
+        Just(FromRank::Stats(stats())),
+    ]
+}
