@@ -13,6 +13,7 @@ import json
 import pydoc_data.topics
 import sys
 import tempfile
+import unicodedata
 from pathlib import Path
 
 import gguf
@@ -102,8 +103,8 @@ def llama_vocab(model, pre, tokens, types, merges=None, scores=None, **flags):
         return llama_cpp.Llama(file.name, vocab_only=True, verbose=False)
 
 
-def llama_ids(llama, parse):
-    return [llama.tokenize(text.encode("utf-8", "surrogatepass"), add_bos=False, special=parse) for text in CORPUS]
+def llama_ids(llama, parse, texts=CORPUS):
+    return [llama.tokenize(text.encode(), add_bos=False, special=parse) for text in texts]
 
 
 def byte_level_pipeline(tokenizer, pre):
@@ -140,7 +141,9 @@ def byte_level():
     cases = {}
     for pre in ["gpt-2", "smollm", "llama-bpe", "qwen2", "tekken", "gpt-4o", "deepseek-v3"]:
         llama = llama_vocab("gpt2", pre, tokens, types, merges, bos_token_id=1, eos_token_id=2)
-        cases[pre] = {"ids": llama_ids(llama, False), "parsed": llama_ids(llama, True)}
+        # Qwen's own tokenizer composes first; llama.cpp leaves that out.
+        texts = [unicodedata.normalize("NFC", text) for text in CORPUS] if pre == "qwen2" else CORPUS
+        cases[pre] = {"ids": llama_ids(llama, False, texts), "parsed": llama_ids(llama, True, texts)}
     for pre in ["gpt-2", "smollm", "llama-bpe"]:
         model["ignore_merges"] = pre == "llama-bpe"
         vocab = {token: id for id, token in enumerate(tokens[:-1])}

@@ -18,6 +18,6 @@ mod stream;
 
 pub use ask::{MAX_LOGIT_BIASES, MAX_LOGPROBS, MAX_STOP_BYTES, MAX_STOPS};
 pub use errors::RETRY_AFTER_S;
-pub use router::router;
+pub use router::{router, serve};
 pub use state::{AppState, BODY_TIMEOUT_S, Gauge, Limits, MAX_BODY_BYTES, MAX_ENCODING, Status};
 pub use stream::KEEP_ALIVE_S;

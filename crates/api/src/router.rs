@@ -2,6 +2,7 @@
 //! shape also for unknown paths and wrong methods. No CORS headers are sent, so pages of other origins cannot read
 //! an answer.
 
+use std::io;
 use std::sync::Arc;
 
 use axum::extract::{DefaultBodyLimit, Request, State};
@@ -11,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::json;
+use tokio::net::TcpListener;
 
 use crate::errors::ApiError;
 use crate::hosts;
@@ -33,6 +35,14 @@ pub fn router(app: AppState) -> Router {
         .layer(middleware::from_fn_with_state(server.clone(), check_host))
         .layer(middleware::from_fn_with_state(server.clone(), count))
         .with_state(server)
+}
+
+/// Serves on a socket that somebody else bound, until it fails.
+///
+/// # Errors
+/// When the socket does.
+pub async fn serve(listener: TcpListener, app: AppState) -> io::Result<()> {
+    axum::serve(listener, router(app)).await
 }
 
 async fn health(State(server): State<Arc<Server>>) -> Response {

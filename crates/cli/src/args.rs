@@ -37,7 +37,7 @@ pub(crate) enum Command {
     /// One rank of a replica; started by the other commands, or by hand on another machine.
     #[command(
         hide = true,
-        after_help = "Example:\n  onefold rank --connect 192.168.1.10:7700 --secret-file ./secret --model ./model.gguf"
+        after_help = "Example:\n  onefold rank --connect 192.168.1.10:7700 --rank 1 --secret-file ./secret --model ./model.gguf"
     )]
     Rank(RankArgs),
 }
@@ -126,7 +126,7 @@ pub(crate) struct ServeArgs {
     pub(crate) host: std::net::IpAddr,
     /// Requests open at once; more are answered with 429.
     #[arg(long, default_value_t = 64, value_name = "N")]
-    pub(crate) max_requests: usize,
+    pub(crate) max_requests: u32,
     #[command(flatten)]
     pub(crate) placement: PlacementArgs,
     #[command(flatten)]
@@ -171,9 +171,9 @@ pub(crate) struct RankArgs {
     /// Address of the serving process.
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) connect: SocketAddr,
-    /// The rank asked for; any free one when absent.
+    /// Which rank of the plan this is.
     #[arg(long, value_name = "N")]
-    pub(crate) rank: Option<u32>,
+    pub(crate) rank: u32,
     /// File with the replica's secret; read from standard input when absent.
     #[arg(long, value_name = "FILE")]
     pub(crate) secret_file: Option<PathBuf>,

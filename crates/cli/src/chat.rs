@@ -22,7 +22,14 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
         seed: args.seed.unwrap_or_else(node::random_seed),
         ..SamplingParams::default()
     };
-    let mut chat = Chat { model: &model, client: replica.client(), sampling, max_tokens: args.max_tokens, messages: vec![] };
+    let mut chat = Chat {
+        model: &model,
+        client: replica.client(),
+        sampling,
+        max_tokens: args.max_tokens,
+        context_len: replica.plan().context_len(),
+        messages: vec![],
+    };
     if let Some(system) = &args.system {
         chat.push("system", system);
     }
@@ -43,6 +50,8 @@ pub(crate) struct Chat<'a> {
     pub(crate) client: &'a Client,
     pub(crate) sampling: SamplingParams,
     pub(crate) max_tokens: u32,
+    /// Tokens of prompt and answer together.
+    pub(crate) context_len: u32,
     pub(crate) messages: Vec<Value>,
 }
 
@@ -96,13 +105,17 @@ impl Chat<'_> {
         let Some(template) = &self.model.template else {
             return Ok(tokenizer.encode(question, true, false)?);
         };
-        let text = template.render(&Value::from(self.messages.clone()), None, true)?;
+        let text = template.render(&tokenizer.disarm(&Value::from(self.messages.clone())), None, true)?;
         Ok(tokenizer.encode(&text, false, true)?)
     }
 
     fn stream(&self, prompt: Vec<TokenId>) -> Result<Answer> {
         let (n_prompt, started) = (prompt.len(), Instant::now());
-        let left = self.model.context_len(self.max_tokens, n_prompt);
+        let left = self.context_len.saturating_sub(n_prompt as u32).min(self.max_tokens);
+        if left == 0 {
+            let context_len = self.context_len;
+            bail!("the conversation has {n_prompt} tokens, the context {context_len}\nhint: --context makes it longer");
+        }
         let stop = self.model.tokenizer.eos_tokens().to_vec();
         let mut stream = self.client.submit(prompt, left, stop, self.sampling.clone())?;
         let mut detokenizer = self.model.tokenizer.detokenizer();

@@ -1,4 +1,4 @@
-//! `onefold quickstart`: the main job in one command.
+//! `onefold quickstart`: fetch, share, answer, in one command.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -32,7 +32,9 @@ pub(crate) fn run(args: &QuickstartArgs) -> Result<()> {
     println!("\n> {QUESTION}\n");
     let sampling = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
     let client = replica.client();
-    let mut chat = Chat { model: &model, client, sampling, max_tokens: MAX_TOKENS, messages: vec![] };
+    let context_len = replica.plan().context_len();
+    let mut chat =
+        Chat { model: &model, client, sampling, max_tokens: MAX_TOKENS, context_len, messages: vec![] };
     let answer = chat.ask(QUESTION)?;
     println!("\n{}", answer.summary());
 

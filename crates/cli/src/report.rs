@@ -1,6 +1,6 @@
 //! What people read: the plan as a table, progress bars, errors with their hints.
 
-use std::{borrow::Cow, time::Duration};
+use std::time::Duration;
 
 use base::Bytes;
 use comfy_table::{CellAlignment, Table, presets};
@@ -111,9 +111,4 @@ impl Progress for FetchBar {
 
 fn default_style() -> ProgressStyle {
     ProgressStyle::default_bar()
-}
-
-/// `n` things, with the word's plural.
-pub(crate) fn count(n: u32, word: &str) -> Cow<'static, str> {
-    if n == 1 { format!("1 {word}").into() } else { format!("{n} {word}s").into() }
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::Result;
-use node::{OpenModel, RankOptions, Replica};
+use node::{OpenModel, RankOptions, Replica, SecretLine};
 
 use crate::{
     args::{RankArgs, ServeArgs},
@@ -31,12 +31,12 @@ pub(crate) fn open_api(model: OpenModel, replica: Replica, address: SocketAddr) 
 /// Runs one rank until the serving process goes away.
 pub(crate) fn rank(args: &RankArgs) -> Result<()> {
     let secret = match &args.secret_file {
-        Some(file) => node::read_secret(file)?,
-        None => node::read_secret_line(std::io::stdin().lock())?,
+        Some(file) => SecretLine::read_file(file)?,
+        None => SecretLine::read(std::io::stdin().lock())?,
     };
     node::run_rank(RankOptions {
         connect: args.connect,
-        rank: args.rank.map(base::RankId),
+        rank: base::RankId(args.rank),
         secret,
         model: args.model.clone(),
     })?;

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Instant};
 
 use anyhow::{Context, Result};
 use node::{
-    OpenModel, Paths, Placement, RemoteRanks, Replica, ReplicaOptions, StartEvent,
+    OpenModel, Paths, Placement, RemoteRanks, Replica, ReplicaOptions, SecretLine, StartEvent,
     models::{Catalog, Card, Resolved},
 };
 
@@ -38,7 +38,7 @@ pub(crate) fn find_model(text: &str) -> Result<(PathBuf, Option<Card>)> {
         Resolved::Path(path) => Ok((path, None)),
         Resolved::Card(card) => {
             let path = paths.fetcher().ensure(&card, &mut FetchBar::new())?;
-            Ok((path, Some(card)))
+            Ok((path, Some(*card)))
         }
     }
 }
@@ -77,9 +77,12 @@ pub(crate) fn replica(
     };
     let started = Instant::now();
     let replica = Replica::start(model, &placement.placement(), options, &mut |event| match event {
-        StartEvent::Waiting { n, address } => {
-            let ranks = report::count(n, "rank");
-            eprintln!("waiting for {ranks}; on the other machine type\n  onefold rank --connect {address} --secret-file SECRET --model PATH");
+        StartEvent::Waiting { ranks, address } => {
+            eprintln!("waiting for ranks of other machines; type there");
+            for rank in ranks {
+                let n = rank.0;
+                eprintln!("  onefold rank --connect {address} --rank {n} --secret-file SECRET --model PATH");
+            }
         }
         StartEvent::Planned(plan) => eprintln!("{}", report::plan(plan)),
         StartEvent::Ready { rank, loaded, load } => {
@@ -96,5 +99,5 @@ fn remote_ranks(args: &RemoteArgs) -> Result<Option<RemoteRanks>> {
         .secret_file
         .as_ref()
         .context("--remote needs --secret-file\nhint: head -c 32 /dev/urandom | base64 > secret, on both machines")?;
-    Ok(Some(RemoteRanks { n: args.remote, listen, secret: node::read_secret(file)? }))
+    Ok(Some(RemoteRanks { n: args.remote, listen, secret: SecretLine::read_file(file)? }))
 }

@@ -77,7 +77,7 @@ fn default_model() -> Result<PathBuf, Box<dyn Error>> {
     let paths = node::Paths::from_env();
     let (catalog, _) = paths.catalog();
     let card = catalog.find(node::models::DEFAULT_MODEL).ok_or("the default model has no card")?;
-    Ok(paths.fetcher().ensure(card, &mut node::models::Silent)?)
+    Ok(paths.fetcher().ensure(card, &mut Silent)?)
 }
 
 fn golden(file: &str) -> Result<Golden, Failed> {
@@ -95,6 +95,14 @@ fn tokenizes(model: &Path) -> Result<(), Failed> {
         }
     }
     Ok(())
+}
+
+/// Fetching without anybody to tell.
+struct Silent;
+
+impl node::models::Progress for Silent {
+    fn message(&mut self, _text: &str) {}
+    fn bytes(&mut self, _done: Bytes, _total: Option<Bytes>) {}
 }
 
 /// Every greedy token is llama.cpp's or a near tie of it, and the distributions agree.
@@ -160,9 +168,10 @@ impl SingleRank {
             context_len: 256,
             n_kv_tokens: Some(256),
             threads_per_rank: 1,
+        ranks_per_node: None,
         };
         let plan = Plan::make(&Topology { nodes: vec![node] }, &description.spec, &goal)?;
-        let mut backend = CpuBackend::new(kernels::Pool::new(&[]), Isa::detect(), Box::new(Solo::default()));
+        let mut backend = CpuBackend::new(kernels::Pool::new(&[]), Isa::detect(), Box::new(Solo));
         let model = models::load(&checkpoint, &description, &plan, &plan.ranks()[0], &mut backend)?;
         Ok(SingleRank { backend, model, plan })
     }

@@ -56,6 +56,7 @@ fn plan(description: &Description, grid: Grid) -> Plan {
         context_len: 128,
         n_kv_tokens: Some(1024),
         threads_per_rank: 1,
+        ranks_per_node: None,
     };
     Plan::make(&Topology { nodes: vec![node] }, &description.spec, &goal).unwrap()
 }

@@ -18,7 +18,7 @@ const SPIN_LIMIT_US: u64 = 200;
 /// Spins between two looks at the clock.
 const SPINS_PER_LOOK: u32 = 64;
 /// Spins after which the caller, waiting for the last part, lets other threads of the machine run.
-const SPINS_BEFORE_YIELD: u32 = 10_000;
+const SPINS_BEFORE_YIELD: u32 = 1_000;
 
 /// Threads that work on parts of one call. It may be moved to another thread but not shared.
 pub struct Pool {
@@ -220,13 +220,13 @@ mod tests {
         for n_threads in 1..=4 {
             let pool = Pool::unpinned(n_threads);
             let counts: Vec<AtomicUsize> = (0..n_threads).map(|_| AtomicUsize::new(0)).collect();
-            for call in 1..=2000 {
+            for call in 1..=200 {
                 pool.run(|part, n_parts| {
                     assert_eq!(n_parts, n_threads);
                     counts[part].fetch_add(1, Ordering::Relaxed);
                 });
                 assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == call));
-                if call % 1000 == 0 {
+                if call % 100 == 0 {
                     std::thread::sleep(Duration::from_micros(5 * SPIN_LIMIT_US));
                 }
             }

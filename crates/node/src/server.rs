@@ -36,15 +36,16 @@ pub fn serve(
     address: SocketAddr,
     on_ready: impl FnOnce(SocketAddr),
 ) -> Result<(), ServeError> {
-    let runtime = runtime::Builder::new_multi_thread().worker_threads(SERVER_THREADS).enable_all().build()?;
+    let runtime = runtime::Builder::new_multi_thread().worker_threads(SERVER_THREADS) // tidy: allow(worker) tokio's name
+        .enable_all().build()?;
     let served = runtime.block_on(async {
         let listener =
             TcpListener::bind(address).await.map_err(|source| ServeError::Bind { address, source })?;
         on_ready(listener.local_addr()?);
-        let router = api::router(state(model, &replica));
+        let state = state(model, &replica);
         // open streams end with the replica, so nothing is waited for here
         tokio::select! {
-            served = axum::serve(listener, router) => served.map_err(ServeError::Io),
+            served = api::serve(listener, state) => served.map_err(ServeError::Io),
             stopped = interrupted() => stopped.map_err(ServeError::Io),
         }
     });

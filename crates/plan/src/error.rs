@@ -66,6 +66,21 @@ pub enum PlanError {
         /// How many there are.
         found: usize,
     },
+    /// Ranks per node that are not those of the plan.
+    #[error(
+        "ranks per node: expected {n_nodes} counts of at least 1 that add up to {n_ranks}, found {n_counts} that add \
+         up to {found}"
+    )]
+    RanksPerNode {
+        /// Nodes of the topology.
+        n_nodes: usize,
+        /// Counts given.
+        n_counts: usize,
+        /// Ranks of the plan.
+        n_ranks: u32,
+        /// Sum of the counts.
+        found: u32,
+    },
     /// A weight of zero.
     #[error("{option}: weight {position} is 0, expected at least 1\nhint: every {what} needs a share")]
     ZeroWeight {

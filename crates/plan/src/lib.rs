@@ -47,7 +47,7 @@ pub struct Goal {
     pub tp: u32,
     /// Stages that share out the layers.
     pub pp: u32,
-    /// One weight per rank of each stage's tensor group; `None` makes the largest rank as small as possible.
+    /// One weight per rank of each stage's tensor group; `None` is even.
     pub split: Option<Vec<u32>>,
     /// One weight per stage; `None` is even.
     pub stage_split: Option<Vec<u32>>,
@@ -57,6 +57,8 @@ pub struct Goal {
     pub n_kv_tokens: Option<u32>,
     /// Threads each rank computes with, as far as the node has cores.
     pub threads_per_rank: u32,
+    /// Ranks on each node of the topology, in its order; `None` is even.
+    pub ranks_per_node: Option<Vec<u32>>,
 }
 
 /// One rank's entry.

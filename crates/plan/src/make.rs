@@ -4,8 +4,8 @@
 use base::{Bytes, ModelSpec, RankId, Shard};
 
 use crate::check::{check_model, check_nodes};
-use crate::sizes::{StageBytes, head_bytes, kv_bytes, part};
-use crate::split::{apportion, cut_layers, level, runs};
+use crate::sizes::{StageBytes, head_bytes, kv_bytes};
+use crate::split::{apportion, cut_layers, runs};
 use crate::{BLOCK_LEN_TOKENS, Goal, Node, PlanError, PlanParts, RankPlan, Topology, VOCAB_UNIT_ROWS};
 
 /// Sequences of full length that the KV cache holds by default, where memory allows.
@@ -18,8 +18,9 @@ pub(crate) fn make(topology: &Topology, model: &ModelSpec, goal: &Goal) -> Resul
     check_model(model)?;
     check_nodes(topology)?;
     check_goal(model, goal)?;
+    check_ranks_per_node(topology, goal)?;
     let mut ranks = share_out(model, goal)?;
-    place(&mut ranks, topology, goal.threads_per_rank);
+    place(&mut ranks, topology, goal);
     let n_blocks = n_blocks(&ranks, topology, model, goal);
     for r in &mut ranks {
         r.kv = kv_bytes(model, &r.layers, &r.shard, n_blocks);
@@ -58,6 +59,16 @@ fn check_goal(model: &ModelSpec, goal: &Goal) -> Result<(), PlanError> {
     check_weights("--stage-split", "stage", goal.stage_split.as_deref(), goal.pp)
 }
 
+fn check_ranks_per_node(topology: &Topology, goal: &Goal) -> Result<(), PlanError> {
+    let Some(counts) = &goal.ranks_per_node else { return Ok(()) };
+    let (n_ranks, found) = (goal.tp * goal.pp, counts.iter().sum());
+    if counts.len() != topology.nodes.len() || counts.contains(&0) || found != n_ranks {
+        let (n_nodes, n_counts) = (topology.nodes.len(), counts.len());
+        return Err(PlanError::RanksPerNode { n_nodes, n_counts, n_ranks, found });
+    }
+    Ok(())
+}
+
 fn check_weights(
     option: &'static str,
     what: &'static str,
@@ -85,7 +96,7 @@ fn share_out(model: &ModelSpec, goal: &Goal) -> Result<Vec<RankPlan>, PlanError>
         let stage = stage as u32;
         let (embeds, heads) = (stage == 0, stage + 1 == goal.pp);
         let bytes = StageBytes::of(model, layers.clone(), embeds, heads);
-        for (tp_index, shard) in shards(model, &bytes, goal)?.into_iter().enumerate() {
+        for (tp_index, shard) in shards(model, goal)?.into_iter().enumerate() {
             ranks.push(RankPlan {
                 rank: RankId(ranks.len() as u32),
                 node: Default::default(),
@@ -104,9 +115,9 @@ fn share_out(model: &ModelSpec, goal: &Goal) -> Result<Vec<RankPlan>, PlanError>
     Ok(ranks)
 }
 
-/// The shards of one stage: all by the weights asked for; else heads and rows evenly, and FFN columns so that the
-/// largest rank is as small as the uneven heads allow.
-fn shards(model: &ModelSpec, stage: &StageBytes, goal: &Goal) -> Result<Vec<Shard>, PlanError> {
+/// The shards of one stage, by the weights asked for or evenly. Uneven heads are not made up for with FFN columns: all
+/// ranks wait for each other after attention and again after the feed-forward layer, so each has its own slowest rank.
+fn shards(model: &ModelSpec, goal: &Goal) -> Result<Vec<Shard>, PlanError> {
     let weights: Vec<u64> = match &goal.split {
         Some(split) => split.iter().map(|&w| u64::from(w)).collect(),
         None => vec![1; goal.tp as usize],
@@ -119,26 +130,21 @@ fn shards(model: &ModelSpec, stage: &StageBytes, goal: &Goal) -> Result<Vec<Shar
     };
     let kv_heads = cut(model.n_kv_heads, model.head_unit, "KV head groups", &weights)?;
     let vocab = cut(model.vocab, VOCAB_UNIT_ROWS, "groups of vocabulary rows", &weights)?;
-    let mut ffn_weights = weights;
-    if goal.split.is_none() && stage.ffn > Bytes(0) {
-        let held = |(heads, rows)| {
-            (part(stage.attention, heads, model.n_kv_heads) + part(stage.vocab, rows, model.vocab)).0
-        };
-        let held: Vec<u64> = kv_heads.iter().zip(&vocab).map(held).collect();
-        ffn_weights = level(&held, stage.ffn.0);
-    }
-    let ffn = cut(model.ffn, model.ffn_unit, "groups of FFN columns", &ffn_weights)?;
+    let ffn = cut(model.ffn, model.ffn_unit, "groups of FFN columns", &weights)?;
     let shard = |((kv_heads, ffn), vocab)| Shard { kv_heads, ffn, vocab };
     Ok(kv_heads.into_iter().zip(ffn).zip(vocab).map(shard).collect())
 }
 
-/// Puts ranks on nodes in contiguous runs of even length and shares out each node's cores.
-fn place(ranks: &mut [RankPlan], topology: &Topology, threads_per_rank: u32) {
-    let n_ranks = ranks.len();
+/// Puts ranks on nodes in contiguous runs, of the lengths asked for or even, and shares out each node's cores.
+fn place(ranks: &mut [RankPlan], topology: &Topology, goal: &Goal) {
+    let (n_ranks, threads_per_rank) = (ranks.len(), goal.threads_per_rank);
     let n_nodes = topology.nodes.len().min(n_ranks);
-    let node_index = |i: usize| i * n_nodes / n_ranks;
-    for (i, r) in ranks.iter_mut().enumerate() {
-        r.node = topology.nodes[node_index(i)].id;
+    let even = (0..n_ranks).map(|i| i * n_nodes / n_ranks).collect();
+    let node_indices: Vec<usize> = goal.ranks_per_node.as_ref().map_or(even, |counts| {
+        (0..).zip(counts).flat_map(|(node, &n)| std::iter::repeat_n(node, n as usize)).collect()
+    });
+    for (r, node) in ranks.iter_mut().zip(node_indices) {
+        r.node = topology.nodes[node].id;
     }
     for (run, node) in ranks.chunk_by_mut(|a, b| a.node == b.node).zip(&topology.nodes) {
         let n_cores = threads_per_rank.min(node.n_cores / run.len() as u32);

@@ -39,21 +39,6 @@ pub(crate) fn runs(n: u32, unit: u32, sizes: &[u64]) -> Vec<Range<u32>> {
     sizes.iter().map(cut).collect()
 }
 
-/// How much of `total` to add to each of `held` so that the largest sum is as small as possible (water filling).
-pub(crate) fn level(held: &[u64], total: u64) -> Vec<u64> {
-    let mut below = held.to_vec();
-    below.sort_unstable();
-    let mut level = 0;
-    for n in (1..=below.len()).rev() {
-        let sum: u128 = below[..n].iter().map(|&b| u128::from(b)).sum();
-        level = (sum + u128::from(total)).div_ceil(n as u128);
-        if u128::from(below[n - 1]) <= level {
-            break; // none of these n stands above the water
-        }
-    }
-    held.iter().map(|&b| level.saturating_sub(u128::from(b)) as u64).collect()
-}
-
 /// Cuts layers into one contiguous run per weight, none empty, so that the largest bytes per weight are as small
 /// as possible, and then the sum of their squares. `first` and `last` are added to the outer runs.
 pub(crate) fn cut_layers(layers: &[u64], first: u64, last: u64, weights: &[u32]) -> Vec<Range<u32>> {
@@ -122,13 +107,6 @@ mod tests {
     fn the_last_run_takes_the_rest() {
         assert_eq!(runs(50, 16, &[2, 2]), [0..32, 32..50]);
         assert_eq!(runs(u32::MAX, 16, &[1 << 27, 1 << 27]), [0..1 << 31, 1 << 31..u32::MAX]);
-    }
-
-    #[test]
-    fn water_finds_its_level() {
-        assert_eq!(level(&[10, 4], 20), [7, 13]);
-        assert_eq!(level(&[100, 4, 2], 10), [0, 4, 6]);
-        assert_eq!(level(&[u64::MAX, 0], 4), [0, 4]);
     }
 
     #[test]

@@ -33,7 +33,7 @@ fn nodes(memory: &[u64]) -> Topology {
 }
 
 fn goal(tp: u32, pp: u32) -> Goal {
-    Goal { tp, pp, split: None, stage_split: None, context_len: 2048, n_kv_tokens: None, threads_per_rank: 2 }
+    Goal { tp, pp, split: None, stage_split: None, context_len: 2048, n_kv_tokens: None, threads_per_rank: 2, ranks_per_node: None }
 }
 
 const GB: u64 = 1_000_000_000;
@@ -48,9 +48,8 @@ fn three_kv_groups_over_two_ranks_are_two_to_one() {
     let [a, b] = plan.ranks() else { panic!("two ranks") };
     assert_eq!((&a.shard.kv_heads, &b.shard.kv_heads), (&(0..2), &(2..3)));
     assert_eq!((&a.shard.vocab, &b.shard.vocab), (&(0..24_576), &(24_576..49_152)));
-    assert!(a.shard.ffn.len() < b.shard.ffn.len(), "fewer columns make up for more heads");
-    let one_unit = 30 * 1_658_880 / 48; // 32 FFN columns of 30 layers
-    assert!(a.weights.0.abs_diff(b.weights.0) <= one_unit, "{} and {}", a.weights, b.weights);
+    assert_eq!((&a.shard.ffn, &b.shard.ffn), (&(0..768), &(768..1536)));
+    assert!(a.weights > b.weights, "{} and {}", a.weights, b.weights);
     assert_eq!((a.cores.as_slice(), b.cores.as_slice()), ([0, 1].as_slice(), [2, 3].as_slice()));
     assert_eq!((a.node, b.node), (NodeId(7), NodeId(7)));
     assert_eq!(plan.sampling_rank(), RankId(0));
@@ -164,4 +163,17 @@ fn claims_beyond_reason_are_refused_at_once() {
     assert_eq!(make(&model, &goal(1, 1)), Err(PlanError::ZeroModel { what: "number of KV heads" }));
     model = ModelSpec { n_heads: 10, ..small() };
     assert!(matches!(make(&model, &goal(1, 1)), Err(PlanError::Unsound { .. })));
+}
+
+#[test]
+fn nodes_hold_as_many_ranks_as_asked() {
+    let node = |id| Node { id: NodeId(id), name: format!("node {id}"), memory: Bytes(8 << 30), n_cores: 2 };
+    let topology = Topology { nodes: vec![node(0), node(1)] };
+    let uneven = |counts: &[u32]| Goal { ranks_per_node: Some(counts.to_vec()), ..goal(3, 1) };
+    let plan = Plan::make(&topology, &small(), &uneven(&[2, 1])).unwrap();
+    assert_eq!(plan.ranks().iter().map(|r| r.node.0).collect::<Vec<_>>(), [0, 0, 1]);
+    for wrong in [&[3, 1][..], &[3], &[3, 0]] {
+        let refused = Plan::make(&topology, &small(), &uneven(wrong)).unwrap_err();
+        assert!(refused.to_string().starts_with("ranks per node: expected 2 counts"), "{refused}");
+    }
 }

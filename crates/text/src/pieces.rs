@@ -77,7 +77,7 @@ impl Pieces {
 /// The byte that `<0xHH>` names.
 pub(crate) fn byte_piece(text: &str) -> Option<u8> {
     let hex = text.strip_prefix("<0x")?.strip_suffix('>')?;
-    (hex.len() == 2).then(|| u8::from_str_radix(hex, 16).ok()).flatten()
+    (hex.len() == 2 && !hex.starts_with('+')).then(|| u8::from_str_radix(hex, 16).ok()).flatten()
 }
 
 /// Bytes of a byte-level token: printable Latin-1 characters stand for themselves, the others were moved up to

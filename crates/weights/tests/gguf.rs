@@ -1,4 +1,5 @@
 //! GGUF files as written, cut short, bent and made up: what is whole reads back, everything else is an error.
+#![allow(clippy::unwrap_used)] // helpers of tests
 
 use std::{fs, io::Write, path::Path};
 

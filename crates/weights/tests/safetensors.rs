@@ -1,4 +1,5 @@
 //! Hugging Face directories: whole, sharded, incomplete, contradictory and hostile.
+#![allow(clippy::unwrap_used)] // helpers of tests
 
 use std::{
     fs,

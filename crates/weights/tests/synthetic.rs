@@ -1,4 +1,5 @@
 //! Random models: the same bytes for the same seed, the same network in both formats, every number format readable.
+#![allow(clippy::unwrap_used)] // helpers of tests
 
 use std::fs;
 

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use base::{Bytes, Output, RankId, Request, RequestId};
-use plan::Plan;
+use plan::{Node, Plan};
 
 use crate::WireError;
 
@@ -36,10 +36,12 @@ pub struct Init {
 /// What a rank tells its node. Who it is was settled by the handshake.
 #[derive(Clone, Debug, PartialEq)]
 pub enum FromRank {
-    /// It waits for its peers here.
+    /// It waits for its peers here, on this machine.
     Listening {
         /// Its data listener.
         addr: SocketAddr,
+        /// What the planner needs to know of the machine; its id is the receiver's to give.
+        node: Node,
     },
     /// Its share is loaded and all links stand.
     Ready {

@@ -10,7 +10,7 @@ use base::{
 use plan::Plan;
 use serde::{Deserialize, Serialize};
 
-use crate::{FromRank, Init, Message, Stats, ToRank, WireError, mirror_plan::PlanWire};
+use crate::{FromRank, Init, Message, Stats, ToRank, WireError, mirror_plan::{NodeWire, PlanWire}};
 
 /// The messages that are frames of their own, with their pictures.
 macro_rules! message {
@@ -55,7 +55,7 @@ struct InitWire {
 
 #[derive(Serialize, Deserialize)]
 enum FromRankWire {
-    Listening { addr: SocketAddr },
+    Listening { addr: SocketAddr, node: NodeWire },
     Ready { weights: u64, load_ms: u64 },
     Outputs(Vec<OutputWire>),
     Failed { message: String },
@@ -192,7 +192,7 @@ impl TryFrom<ToRankWire> for ToRank {
 impl From<&FromRank> for FromRankWire {
     fn from(message: &FromRank) -> FromRankWire {
         match message {
-            FromRank::Listening { addr } => FromRankWire::Listening { addr: *addr },
+            FromRank::Listening { addr, node } => FromRankWire::Listening { addr: *addr, node: node.into() },
             FromRank::Ready { weights, load_ms } => {
                 FromRankWire::Ready { weights: weights.0, load_ms: *load_ms }
             }
@@ -208,7 +208,7 @@ impl From<&FromRank> for FromRankWire {
 impl From<FromRankWire> for FromRank {
     fn from(message: FromRankWire) -> FromRank {
         match message {
-            FromRankWire::Listening { addr } => FromRank::Listening { addr },
+            FromRankWire::Listening { addr, node } => FromRank::Listening { addr, node: node.into() },
             FromRankWire::Ready { weights, load_ms } => FromRank::Ready { weights: Bytes(weights), load_ms },
             FromRankWire::Outputs(outputs) => {
                 FromRank::Outputs(outputs.into_iter().map(Output::from).collect())

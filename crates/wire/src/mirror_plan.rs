@@ -41,7 +41,7 @@ struct LayerWire {
 }
 
 #[derive(Serialize, Deserialize)]
-struct NodeWire {
+pub(crate) struct NodeWire {
     id: u32,
     name: String,
     memory: u64,

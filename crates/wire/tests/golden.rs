@@ -6,7 +6,8 @@ mod samples;
 
 use std::fmt::Debug;
 
-use base::{Bytes, RankId, RequestId};
+use base::{Bytes, NodeId, RankId, RequestId};
+use plan::Node;
 use wire::{
     FromRank, Message, ToRank, decode, encode,
     handshake::{Challenge, Hello, Party, Role, Secret, prove},
@@ -50,9 +51,12 @@ fn to_rank() {
 #[test]
 fn from_rank() {
     golden(
-        &FromRank::Listening { addr: "127.0.0.1:8080".parse().unwrap() },
-        "31667772 0100 0200 08000000
-         00007f000001903f",
+        &FromRank::Listening {
+            addr: "127.0.0.1:8080".parse().unwrap(),
+            node: Node { id: NodeId(0), name: "mini".into(), memory: Bytes(300), n_cores: 2 },
+        },
+        "31667772 0100 0200 11000000
+         00007f000001903f 00 046d696e69 ac02 02",
     );
     golden(
         &FromRank::Ready { weights: Bytes(98_362_432), load_ms: 250 },

@@ -49,6 +49,18 @@ async fn a_chat_is_templated_and_answered_whole() {
 }
 
 #[tokio::test]
+async fn a_message_cannot_write_control_tokens_but_a_prompt_can() {
+    let mut rig = Rig::new();
+    let text = "<|im_end|>";
+    let _chat = rig.post(CHAT, &chat(json!({"messages": [{"role": "user", "content": text}]})));
+    let prompt = rig.submitted().await.prompt;
+    assert_eq!(prompt.iter().filter(|token| **token == END).count(), 1, "the template's own");
+    assert!(prompt.windows(text.len()).any(|window| window == bytes(text)));
+    let _completion = rig.post(COMPLETIONS, &completion(json!({ "prompt": text })));
+    assert_eq!(rig.submitted().await.prompt, [END]);
+}
+
+#[tokio::test]
 async fn a_completion_is_answered_whole() {
     let mut rig = Rig::new();
     let response = rig.post(COMPLETIONS, &completion(json!({"model": "org/bytes"})));
@@ -165,6 +177,18 @@ async fn what_a_stop_string_held_back_comes_out_at_the_end() {
     let body = rig::json(response.await.unwrap()).await;
     assert_eq!(body["choices"][0]["text"], "axy");
     assert_eq!(body["choices"][0]["logprobs"]["tokens"], json!(["a", "x", "y"]));
+}
+
+#[tokio::test]
+async fn a_stop_string_may_be_complete_only_at_the_very_end() {
+    let mut rig = Rig::new();
+    let response = rig.post(COMPLETIONS, &completion(json!({"stop": "\u{FFFD}", "logprobs": 0})));
+    let request = rig.submitted().await;
+    rig.say(request.id, b"a\xc3");
+    rig.end(request.id, FinishReason::Length);
+    let body = rig::json(response.await.unwrap()).await;
+    assert_eq!(body["choices"][0]["text"], "a");
+    assert_eq!(body["choices"][0]["logprobs"]["tokens"], json!(["a"]));
 }
 
 #[tokio::test]

@@ -77,7 +77,7 @@ impl lanes::Kernel for Kernel<'_> {
                 i += same;
             }
         }
-        for (i, (state, sums)) in states.iter().zip(sums.chunks_exact(dim)).enumerate() {
+        for (i, (state, sums)) in states.iter().zip(sums.chunks_exact(dim)).take(n).enumerate() {
             let inverse = 1.0 / state.total;
             for (d, sum) in sums[..tile.cache.head_dim].iter().enumerate() {
                 // SAFETY: the caller's promise.

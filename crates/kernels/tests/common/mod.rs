@@ -3,25 +3,27 @@
 use base::DType;
 
 /// A reproducible stream of random numbers.
-pub struct Random(pub u64);
+#[allow(dead_code)] // each test file uses a part
+pub(crate) struct Random(pub(crate) u64);
 
+#[allow(dead_code)]
 impl Random {
-    pub fn bits(&mut self) -> u32 {
+    pub(crate) fn bits(&mut self) -> u32 {
         self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         (self.0 >> 32) as u32
     }
 
     /// Between -1 and 1.
-    pub fn float(&mut self) -> f32 {
+    pub(crate) fn float(&mut self) -> f32 {
         self.bits() as f32 / u32::MAX as f32 * 2.0 - 1.0
     }
 
-    pub fn floats(&mut self, n: usize) -> Vec<f32> {
+    pub(crate) fn floats(&mut self, n: usize) -> Vec<f32> {
         (0..n).map(|_| self.float()).collect()
     }
 
     /// Blocks of `n` values, whose half floats are around a tenth.
-    pub fn blocks(&mut self, dtype: DType, n: usize) -> Vec<u8> {
+    pub(crate) fn blocks(&mut self, dtype: DType, n: usize) -> Vec<u8> {
         let halves: &[usize] = match dtype {
             DType::F32 => return self.floats(n).iter().flat_map(|v| v.to_le_bytes()).collect(),
             DType::BF16 => {

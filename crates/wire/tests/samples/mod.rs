@@ -207,8 +207,10 @@ pub(crate) fn any_to_rank() -> impl Strategy<Value = ToRank> {
 
 pub(crate) fn any_from_rank() -> impl Strategy<Value = FromRank> {
     prop_oneof![
-        (any::<[u8; 16]>(), any::<u16>())
-            .prop_map(|(ip, port)| FromRank::Listening { addr: (ip, port).into() }),
+        (any::<[u8; 16]>(), any::<u16>(), any::<u32>(), ".*").prop_map(|(ip, port, n, name)| {
+            let node = Node { id: NodeId(n), name, memory: Bytes(u64::from(n)), n_cores: n };
+            FromRank::Listening { addr: (ip, port).into(), node }
+        }),
         any::<[u64; 2]>().prop_map(|[w, load_ms]| FromRank::Ready { weights: Bytes(w), load_ms }),
         vec(any_output(), 0..5).prop_map(FromRank::Outputs),
         ".*".prop_map(|message| FromRank::Failed { message }),
