@@ -1,6 +1,9 @@
 //! `cargo xtask COMMAND`: the project's automation, one module per command. Nothing here is part of the program.
 
+mod bench;
+mod golden;
 mod make_model;
+mod python;
 mod tidy;
 
 use std::process::ExitCode;
@@ -25,11 +28,21 @@ enum Command {
     ///
     /// Example: cargo xtask make-model --preset 1b /tmp/llama-1b-q4_0.gguf
     MakeModel(make_model::MakeModelArgs),
+    /// Have llama.cpp answer fixed prompts and keep its answers for the tests.
+    ///
+    /// Example: cargo xtask golden "$(onefold pull smollm2)"
+    Golden(golden::GoldenArgs),
+    /// Measure onefold beside llama.cpp.
+    ///
+    /// Example: cargo xtask bench model.gguf
+    Bench(bench::BenchArgs),
 }
 
 fn main() -> Result<ExitCode> {
     match Cli::parse().command {
         Command::MakeModel(args) => make_model::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Golden(args) => golden::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Tidy => Ok(if tidy::run()? == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
     }
 }

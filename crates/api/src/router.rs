@@ -10,6 +10,7 @@ use axum::http::{Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::serve::ListenerExt;
 use axum::{Json, Router};
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -18,6 +19,19 @@ use crate::errors::ApiError;
 use crate::hosts;
 use crate::openai::{chat, completion, models};
 use crate::state::{AppState, Server};
+
+/// Serves on a socket that somebody else bound, until it fails.
+///
+/// # Errors
+/// When the socket does.
+pub async fn serve(listener: TcpListener, app: AppState) -> io::Result<()> {
+    // A token's event is small and must not wait for the next one.
+    let listener = listener.tap_io(|connection| {
+        // Fails only on a connection that is already gone.
+        let _ = connection.set_nodelay(true);
+    });
+    axum::serve(listener, router(app)).await
+}
 
 /// The server as a tower service; it binds nothing.
 pub fn router(app: AppState) -> Router {
@@ -35,14 +49,6 @@ pub fn router(app: AppState) -> Router {
         .layer(middleware::from_fn_with_state(server.clone(), check_host))
         .layer(middleware::from_fn_with_state(server.clone(), count))
         .with_state(server)
-}
-
-/// Serves on a socket that somebody else bound, until it fails.
-///
-/// # Errors
-/// When the socket does.
-pub async fn serve(listener: TcpListener, app: AppState) -> io::Result<()> {
-    axum::serve(listener, router(app)).await
 }
 
 async fn health(State(server): State<Arc<Server>>) -> Response {

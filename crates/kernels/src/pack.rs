@@ -63,8 +63,8 @@ impl PackedMatrix {
             dtype: view.dtype,
             n_rows: view.n_rows,
             n_cols: view.n_cols,
-            values: Buffer::default(),
-            scales: Buffer::default(),
+            values: Buffer::zeroed(0),
+            scales: Buffer::zeroed(0),
         };
         if view.n_rows == 0 {
             return Ok(packed);

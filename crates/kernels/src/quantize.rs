@@ -8,6 +8,9 @@ pub(crate) const GROUP_LEN: usize = 32;
 /// A group whose largest value is below this is taken as zero: the inverse of its scale would overflow.
 const SMALLEST_ABSMAX: f32 = 1e-30;
 
+/// Adding this rounds a small number to an integer, ties to even, which then lies in the low bits.
+const ROUND: f32 = 1.5 * (1 << 23) as f32;
+
 /// 32 values of one row: x ≈ scale · codes. One cache line.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
@@ -62,7 +65,7 @@ fn quantize_group(x: &[f32; GROUP_LEN], group: &mut Group) {
     let inverse = if is_zero { 0.0 } else { 127.0 / absmax };
     group.scale = if is_zero { 0.0 } else { absmax / 127.0 };
     for (code, v) in group.codes.iter_mut().zip(x) {
-        *code = (v * inverse).round_ties_even() as i32 as i8;
+        *code = (v * inverse + ROUND).to_bits() as i8;
     }
     let mut sums = [0i32; 2];
     for (sum, half) in sums.iter_mut().zip(group.codes.as_chunks::<16>().0) {

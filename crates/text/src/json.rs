@@ -97,11 +97,10 @@ pub(crate) fn read(tokenizer: &[u8], config: Option<&[u8]>) -> Result<Parts, Tex
     let pieces = pieces(&file, &added)?;
     let id = |name: &Option<Name>| name.as_ref().and_then(|name| find(&file.model, &added, name.text()));
     let (bos, eos) = (id(&config.bos_token), id(&config.eos_token));
-    let (prefix, suffix) = around(&file.post_processor)?.unwrap_or_else(|| {
-        let if_wanted = |wanted: Option<bool>, token: Option<TokenId>| {
-            token.filter(|_| wanted == Some(true)).into_iter().collect()
-        };
-        (if_wanted(config.add_bos_token, bos), if_wanted(config.add_eos_token, eos))
+    let by_template = file.post_processor.as_ref().map(around).transpose()?.flatten();
+    let Around { before: prefix, after: suffix } = by_template.unwrap_or_else(|| Around {
+        before: bos.filter(|_| config.add_bos_token == Some(true)).into_iter().collect(),
+        after: eos.filter(|_| config.add_eos_token == Some(true)).into_iter().collect(),
     });
     Ok(Parts {
         normalizer: step(&file.normalizer)?,
@@ -239,18 +238,22 @@ fn strips_space(decoder: &Value) -> bool {
     }
 }
 
-/// Tokens that the post-processor puts before and after a text; `None` if it has no say in it.
-fn around(processor: &Option<Value>) -> Result<Option<(Vec<TokenId>, Vec<TokenId>)>, TextError> {
-    let Some(processor) = processor else { return Ok(None) };
-    if let Some(steps) = processor.get("processors").and_then(Value::as_array) {
-        for step in steps {
-            if let Some(found) = around(&Some(step.clone()))? {
-                return Ok(Some(found));
-            }
+/// Tokens that go before and after a text.
+#[derive(Default)]
+struct Around {
+    before: Vec<TokenId>,
+    after: Vec<TokenId>,
+}
+
+/// What the post-processor puts around a text; `None` if it has no say in it.
+fn around(processor: &Value) -> Result<Option<Around>, TextError> {
+    for step in processor.get("processors").and_then(Value::as_array).into_iter().flatten() {
+        if let Some(found) = around(step)? {
+            return Ok(Some(found));
         }
     }
     let Some(template) = processor.get("single").and_then(Value::as_array) else { return Ok(None) };
-    let (mut before, mut after, mut is_before) = (Vec::new(), Vec::new(), true);
+    let (mut found, mut is_before) = (Around::default(), true);
     for piece in template {
         if piece.get("Sequence").is_some() {
             is_before = false;
@@ -259,9 +262,9 @@ fn around(processor: &Option<Value>) -> Result<Option<(Vec<TokenId>, Vec<TokenId
             let ids: Vec<u32> = ids
                 .and_then(|ids| serde_json::from_value(ids.clone()).ok())
                 .ok_or_else(|| wrong(TOKENIZER, format!("post_processor has no ids for \"{name}\"")))?;
-            let side = if is_before { &mut before } else { &mut after };
+            let side = if is_before { &mut found.before } else { &mut found.after };
             side.extend(ids.into_iter().map(TokenId));
         }
     }
-    Ok(Some((before, after)))
+    Ok(Some(found))
 }

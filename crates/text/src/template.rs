@@ -23,7 +23,8 @@ const MAX_INDENT: usize = 16;
 
 const NAME: &str = "chat";
 
-/// A chat template, ready to render.
+/// A chat template, ready to render. Instructions, recursion and the text's size are bounded; the memory of values
+/// in between is not, so a template is trusted as far as the weights it comes with.
 pub struct ChatTemplate {
     environment: Environment<'static>,
     bos: String,

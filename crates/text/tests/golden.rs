@@ -1,5 +1,6 @@
 //! Tokenizers against what other programs make of the same vocabularies and texts (`tests/golden/`, made by
 //! `xtask/golden/text.py`).
+#![allow(clippy::unwrap_used)]
 
 use base::TokenId;
 use proptest::prelude::*;

@@ -1,4 +1,5 @@
 //! Chat templates against jinja2 (`tests/golden/templates.json`), and what a hostile one can do.
+#![allow(clippy::unwrap_used)]
 
 use serde_json::{Value, json};
 use text::ChatTemplate;

@@ -35,9 +35,16 @@ impl Rig {
     }
 
     pub(crate) fn with(max_open: u32, change: impl FnOnce(&mut AppState)) -> Rig {
+        let (mut state, client, commands) = Rig::state(max_open);
+        change(&mut state);
+        Rig { router: api::router(state), client, commands }
+    }
+
+    /// What a router is made of.
+    pub(crate) fn state(max_open: u32) -> (AppState, Client, Commands) {
         let (client, commands) = Client::new(max_open);
         let random = AtomicU64::new(1);
-        let mut state = AppState {
+        let state = AppState {
             client: client.clone(),
             tokenizer: Arc::new(tokenizer()),
             template: Some(ChatTemplate::new(TEMPLATE, "", "<|im_end|>").unwrap()),
@@ -53,8 +60,7 @@ impl Rig {
                 gauges: vec![Gauge { name: "onefold_running".into(), help: "Sequences.".into(), value: 3.0 }],
             }),
         };
-        change(&mut state);
-        Rig { router: api::router(state), client, commands }
+        (state, client, commands)
     }
 
     /// Sends a request in the background, as a connection would.

@@ -11,8 +11,6 @@ use crate::lanes::{self, Lanes, N_LANES};
 
 /// Queries of a tile.
 pub(super) const MAX_TILE_ROWS: usize = 32;
-/// Queries that are computed together.
-const MAX_RUN: usize = 8;
 
 /// Queries of one sequence and KV head.
 pub(super) struct Tile<'a> {
@@ -67,7 +65,7 @@ impl lanes::Kernel for Kernel<'_> {
             let mut i = 0;
             while i < n {
                 let seen = tile.seen(i, keys);
-                let same = (i..n.min(i + MAX_RUN)).take_while(|j| tile.seen(*j, keys) == seen).count();
+                let same = (i..n.min(i + L::QUERIES)).take_while(|j| tile.seen(*j, keys) == seen).count();
                 if !seen.is_empty() {
                     // SAFETY: the caller's promise.
                     unsafe {
@@ -135,14 +133,17 @@ unsafe fn run<L: Lanes>(
 ) {
     macro_rules! sizes {
         ($($r:literal),*) => {
-            match n {
-                // SAFETY: the caller's promise.
-                $($r => unsafe { L::call(Run::<$r> { tile, q, keys, seen, states, sums }) },)*
-                _ => unreachable!("no kernel for {n} queries"),
-            }
+            // Sizes that the family does not use are not compiled.
+            $(if const { $r <= L::QUERIES } {
+                if n == $r {
+                    // SAFETY: the caller's promise.
+                    return unsafe { L::call(Run::<$r> { tile, q, keys, seen, states, sums }) };
+                }
+            })*
         };
     }
     sizes!(1, 2, 3, 4, 5, 6, 7, 8);
+    unreachable!("no kernel for {n} queries");
 }
 
 /// R queries of a tile and 16 keys of which they see the same ones.
@@ -169,24 +170,24 @@ impl<const R: usize> lanes::Kernel for Run<'_, R> {
         unsafe {
             let mut weights = self.scores::<L>(keys.as_ptr().add(offset));
             let mut factors = [0.0; R];
-            for r in 0..R {
-                factors[r] = soften(&mut weights[r], &self.seen, &mut self.states[r]);
+            for ((factor, weights), state) in factors.iter_mut().zip(&mut weights).zip(self.states) {
+                *factor = soften(weights, &self.seen, state);
             }
             let dim = cache.padded_dim();
             let values = values.as_ptr().add(offset * dim);
             for d in (0..dim).step_by(N_LANES) {
                 let mut sums = [L::splat(0.0); R];
-                for r in 0..R {
-                    sums[r] = L::mul(L::load(self.sums.as_ptr().add(r * dim + d)), L::splat(factors[r]));
+                for (r, sum) in sums.iter_mut().enumerate() {
+                    *sum = L::mul(L::load(self.sums.as_ptr().add(r * dim + d)), L::splat(factors[r]));
                 }
                 for key in self.seen.clone() {
                     let value = L::load_f16(values.add(key * dim + d));
-                    for r in 0..R {
-                        sums[r] = L::fma(L::splat(weights[r][key]), value, sums[r]);
+                    for (sum, weights) in sums.iter_mut().zip(&weights) {
+                        *sum = L::fma(L::splat(weights[key]), value, *sum);
                     }
                 }
-                for r in 0..R {
-                    L::store(self.sums.as_mut_ptr().add(r * dim + d), sums[r]);
+                for (r, sum) in sums.iter().enumerate() {
+                    L::store(self.sums.as_mut_ptr().add(r * dim + d), *sum);
                 }
             }
         }
@@ -205,13 +206,13 @@ impl<const R: usize> Run<'_, R> {
             let mut dots = [L::splat(0.0); R];
             for d in 0..cache.head_dim {
                 let key = L::load_f16(keys.add(d * cache.block_len));
-                for r in 0..R {
-                    dots[r] = L::fma(key, L::splat(*q.add(d * MAX_TILE_ROWS + r)), dots[r]);
+                for (r, dot) in dots.iter_mut().enumerate() {
+                    *dot = L::fma(key, L::splat(*q.add(d * MAX_TILE_ROWS + r)), *dot);
                 }
             }
             let scale = L::splat(self.tile.scale);
-            for r in 0..R {
-                L::store(scores[r].as_mut_ptr(), L::mul(dots[r], scale));
+            for (scores, dot) in scores.iter_mut().zip(dots) {
+                L::store(scores.as_mut_ptr(), L::mul(dot, scale));
             }
         }
         scores

@@ -15,7 +15,7 @@ unsafe fn with_features<K: Kernel>(kernel: K) {
 impl Lanes for Avx2 {
     const QUANT_ROWS: usize = 2;
     const QUANT_TILES: usize = 1;
-    const STREAMED_TILES: usize = 2;
+    const QUERIES: usize = 4;
     type F = [__m256; 2];
     type I = [__m256i; 2];
     type C = [__m256i; 2];
@@ -98,10 +98,6 @@ impl Lanes for Avx2 {
             };
             [_mm256_add_epi32(acc[0], dots[0]), _mm256_add_epi32(acc[1], dots[1])]
         }
-    }
-    #[inline(always)]
-    unsafe fn prefetch(p: *const u8) {
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
 }
 

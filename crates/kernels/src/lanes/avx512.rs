@@ -15,7 +15,7 @@ unsafe fn with_features<K: Kernel>(kernel: K) {
 impl Lanes for Avx512 {
     const QUANT_ROWS: usize = 6;
     const QUANT_TILES: usize = 2;
-    const STREAMED_TILES: usize = 4;
+    const QUERIES: usize = 8;
     type F = __m512;
     type I = __m512i;
     type C = __m512i;
@@ -78,9 +78,5 @@ impl Lanes for Avx512 {
     #[inline(always)]
     unsafe fn dot<const WIDE: bool>(acc: __m512i, c: __m512i, x: *const i8) -> __m512i {
         unsafe { _mm512_dpbusd_epi32(acc, c, _mm512_set1_epi32(x.cast::<i32>().read_unaligned())) }
-    }
-    #[inline(always)]
-    unsafe fn prefetch(p: *const u8) {
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
 }

@@ -22,8 +22,8 @@ pub(crate) trait Lanes: Copy {
     const QUANT_ROWS: usize;
     /// Tiles that it takes together.
     const QUANT_TILES: usize;
-    /// Tiles that it takes together for a single row: memory delivers several streams faster than one.
-    const STREAMED_TILES: usize;
+    /// Queries that the attention kernel takes together.
+    const QUERIES: usize;
     /// 16 f32.
     type F: Copy;
     /// 16 i32.
@@ -56,9 +56,6 @@ pub(crate) trait Lanes: Copy {
     /// acc + the dot product of each lane's four codes with the four signed bytes at `x`, exactly. Codes are below
     /// 128 unless `WIDE`; the bytes of x are never -128.
     unsafe fn dot<const WIDE: bool>(acc: Self::I, c: Self::C, x: *const i8) -> Self::I;
-
-    /// Asks for a cache line; any address will do.
-    unsafe fn prefetch(p: *const u8);
 }
 
 /// A computation written in `Lanes`.

@@ -18,7 +18,7 @@ unsafe fn with_features<K: Kernel>(kernel: K) {
 impl Lanes for Neon {
     const QUANT_ROWS: usize = 2;
     const QUANT_TILES: usize = 1;
-    const STREAMED_TILES: usize = 2;
+    const QUERIES: usize = 4;
     type F = [f32; N_LANES];
     type I = [int32x4_t; 4];
     type C = [uint8x16_t; 4];
@@ -95,8 +95,6 @@ impl Lanes for Neon {
             acc
         }
     }
-    #[inline(always)]
-    unsafe fn prefetch(_: *const u8) {}
 }
 
 /// acc + dot products of four bytes per lane.

@@ -12,7 +12,7 @@ pub(super) struct Scalar;
 impl Lanes for Scalar {
     const QUANT_ROWS: usize = 2;
     const QUANT_TILES: usize = 1;
-    const STREAMED_TILES: usize = 1;
+    const QUERIES: usize = 4;
     type F = [f32; N_LANES];
     type I = [i32; N_LANES];
     type C = [u8; 4 * N_LANES];
@@ -76,6 +76,4 @@ impl Lanes for Scalar {
         let x = unsafe { x.cast::<[i8; 4]>().read_unaligned() };
         from_fn(|i| acc[i] + (0..4).map(|j| i32::from(c[4 * i + j]) * i32::from(x[j])).sum::<i32>())
     }
-    #[inline(always)]
-    unsafe fn prefetch(_: *const u8) {}
 }

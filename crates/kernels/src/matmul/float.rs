@@ -28,6 +28,7 @@ macro_rules! formats {
             const SIZE: usize = $size;
             #[inline(always)]
             unsafe fn load<L: Lanes>(p: *const u8) -> L::F {
+                // SAFETY: the caller's promise.
                 unsafe { L::$load(p.cast()) }
             }
         }

@@ -16,8 +16,6 @@ use crate::quantize::{GROUP_LEN, Group};
 
 /// Rows of x whose groups stay in the level-2 cache while a part goes through its tiles, in groups.
 const CACHED_GROUPS: usize = 8192;
-/// How far ahead of its use a weight is asked for: further than the hardware looks, for it stops at pages.
-const PREFETCH_BYTES: usize = 4096;
 
 /// A format as the kernel sees it.
 pub(super) trait Format {
@@ -52,14 +50,11 @@ impl<F: Format> Kernel for Tiles<'_, F> {
         let cached_rows = (CACHED_GROUPS / n_groups).next_multiple_of(L::QUANT_ROWS).max(L::QUANT_ROWS);
         for start in (0..self.call.n_rows).step_by(cached_rows) {
             let rows = start..self.call.n_rows.min(start + cached_rows);
+            // Weights that are used once come from memory, which delivers one stream faster than two.
+            let streamed = rows.len() <= L::QUANT_ROWS;
             let mut tile = self.tiles.start;
             while tile < self.tiles.end {
-                let n_left = self.tiles.end - tile;
-                let n_tiles = match rows.len() {
-                    1 if n_left >= L::STREAMED_TILES => L::STREAMED_TILES,
-                    1 => 1,
-                    _ => L::QUANT_TILES.min(n_left),
-                };
+                let n_tiles = if streamed { 1 } else { L::QUANT_TILES.min(self.tiles.end - tile) };
                 for row in rows.clone().step_by(L::QUANT_ROWS) {
                     let n_rows = L::QUANT_ROWS.min(rows.end - row);
                     // SAFETY: tiles and rows are inside the matrices, by the promise of `Call::run`.
@@ -77,7 +72,7 @@ unsafe fn block<L: Lanes, F: Format>(call: &Call, tile: usize, n_tiles: usize, r
     macro_rules! sizes {
         ($($t:literal $r:literal),*) => {
             // Sizes that the family does not use are not compiled.
-            $(if const { ($r == 1 && $t == L::STREAMED_TILES) || ($t <= L::QUANT_TILES && $r <= L::QUANT_ROWS) } {
+            $(if const { $t <= L::QUANT_TILES && $r <= L::QUANT_ROWS } {
                 if n_tiles == $t && n_rows == $r {
                     // SAFETY: the caller's promise.
                     return unsafe { L::call(Block::<F, $t, $r> { call, tile, row, format: PhantomData }) };
@@ -85,7 +80,7 @@ unsafe fn block<L: Lanes, F: Format>(call: &Call, tile: usize, n_tiles: usize, r
             })*
         };
     }
-    sizes!(4 1, 1 1, 1 2, 1 3, 1 4, 1 5, 1 6, 2 1, 2 2, 2 3, 2 4, 2 5, 2 6);
+    sizes!(1 1, 1 2, 1 3, 1 4, 1 5, 1 6, 2 1, 2 2, 2 3, 2 4, 2 5, 2 6);
     unreachable!("no kernel for {n_tiles} tiles and {n_rows} rows");
 }
 
@@ -191,9 +186,7 @@ impl Place {
                 let at = (part * n_vectors + v) * 64;
                 let mut codes = [L::codes(self.codes.add(at)); T];
                 for (t, codes) in codes.iter_mut().enumerate() {
-                    let p = self.codes.add(t * self.tile_bytes + at);
-                    L::prefetch(p.wrapping_add(PREFETCH_BYTES));
-                    *codes = L::codes(p);
+                    *codes = L::codes(self.codes.add(t * self.tile_bytes + at));
                 }
                 let input = part * F::CODING.group_len + v * inputs_per_vector;
                 if nibbles {
@@ -220,14 +213,14 @@ impl Place {
         input: usize,
     ) {
         for r in 0..R {
-            for t in 0..T {
+            for (dots, codes) in dots.iter_mut().zip(codes) {
                 // SAFETY: the caller's pointers cover the group. Only codes with offset 128 reach 128.
                 unsafe {
                     let x = (*self.x.add(r * self.row_groups)).codes.as_ptr().add(input);
-                    dots[t][r] = if matches!(F::CODING.offset_shift, Some(7)) {
-                        L::dot::<true>(dots[t][r], codes[t], x)
+                    dots[r] = if matches!(F::CODING.offset_shift, Some(7)) {
+                        L::dot::<true>(dots[r], *codes, x)
                     } else {
-                        L::dot::<false>(dots[t][r], codes[t], x)
+                        L::dot::<false>(dots[r], *codes, x)
                     };
                 }
             }
@@ -237,12 +230,14 @@ impl Place {
 
 #[inline(always)]
 unsafe fn zero<L: Lanes>() -> L::I {
+    // SAFETY: called inside `Lanes::call`.
     unsafe { L::splat_shifted::<0>(0) }
 }
 
 /// -offset · Σ x_code, where a dot product begins.
 #[inline(always)]
 unsafe fn start<L: Lanes, F: Format>(neg_sum: i32) -> L::I {
+    // SAFETY: called inside `Lanes::call`.
     unsafe {
         match F::CODING.offset_shift {
             None => zero::<L>(),
@@ -259,6 +254,7 @@ unsafe fn start<L: Lanes, F: Format>(neg_sum: i32) -> L::I {
 /// Scales (0) or minimums (1) of a tile's group.
 #[inline(always)]
 unsafe fn load_scale<L: Lanes, F: Format>(scales: *const u8, which: usize) -> L::F {
+    // SAFETY: called inside `Lanes::call`, with scales of a whole group.
     unsafe {
         if F::CODING.f16_scales {
             L::load_f16(scales.cast::<u16>().add(which * N_LANES))

@@ -82,18 +82,27 @@ fn unit(bits: u64) -> f32 {
 }
 
 fn fill_floats(row: &mut [u8], dtype: DType, fill: Fill, random: &mut Random) {
-    for pair in row.chunks_mut(2 * dtype.block_bytes()) {
+    match dtype {
+        DType::F16 => fill_values(row, fill, random, |x| f16::from_f32(x).to_le_bytes()),
+        DType::BF16 => fill_values(row, fill, random, |x| bf16::from_f32(x).to_le_bytes()),
+        _ => fill_values(row, fill, random, f32::to_le_bytes),
+    }
+}
+
+/// Two values from every random word.
+fn fill_values<const N: usize>(
+    row: &mut [u8],
+    fill: Fill,
+    random: &mut Random,
+    encode: impl Fn(f32) -> [u8; N],
+) {
+    for pair in row.as_chunks_mut::<N>().0.chunks_mut(2) {
         let word = random.word();
-        for (value, bits) in pair.chunks_mut(dtype.block_bytes()).zip([word, word >> 32]) {
-            let x = match fill {
+        for (value, bits) in pair.iter_mut().zip([word, word >> 32]) {
+            *value = encode(match fill {
                 Fill::Spread { std } => std * 3f32.sqrt() * unit(bits), // uniform, of that std
                 Fill::Around { mean, spread } => mean + (spread * unit(bits) * EXACT).round() / EXACT,
-            };
-            match dtype {
-                DType::F16 => value.copy_from_slice(&f16::from_f32(x).to_le_bytes()),
-                DType::BF16 => value.copy_from_slice(&bf16::from_f32(x).to_le_bytes()),
-                _ => value.copy_from_slice(&x.to_le_bytes()),
-            }
+            });
         }
     }
 }

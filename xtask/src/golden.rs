@@ -1,0 +1,54 @@
+//! `cargo xtask golden`: has engines that nobody here wrote answer fixed prompts and keeps their answers as files, so that
+//! tests can compare without them.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Result;
+use clap::Args;
+use weights::synthetic::{Arch, Recipe};
+
+use crate::python::Python;
+
+/// Which models to answer with.
+#[derive(Args)]
+pub(crate) struct GoldenArgs {
+    /// SmolLM2-135M-Instruct in Q4_1, as `onefold pull smollm2` prints its path
+    smollm2: PathBuf,
+}
+
+const RANDOM_PROMPTS: &str = "8";
+
+/// Writes all golden files.
+pub(crate) fn run(args: &GoldenArgs) -> Result<()> {
+    let python = Python::with_llama_cpp()?;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let scripts = root.join("golden");
+    let out = root.join("../crates/cli/tests/golden");
+    let prompts = scripts.join("prompts.txt");
+    fs::create_dir_all(&out)?;
+
+    let answer = |model: &Path, file: &str, options: &[&str]| {
+        let out = out.join(file);
+        let mut all = vec![text(model), text(&out)];
+        all.extend(options);
+        eprintln!("{}", out.display());
+        python.run(&scripts.join("models.py"), &all).map(drop)
+    };
+    answer(&args.smollm2, "smollm2-135m.json", &["--prompts", text(&prompts)])?;
+    let models = root.join("../target/golden");
+    fs::create_dir_all(&models)?;
+    for (arch, name) in [(Arch::Llama, "tiny-llama"), (Arch::Qwen2, "tiny-qwen2"), (Arch::Qwen3, "tiny-qwen3")] {
+        let model = models.join(format!("{name}.gguf"));
+        Recipe::tiny(arch).write_gguf(&model)?;
+        answer(&model, &format!("{name}.json"), &["--random", RANDOM_PROMPTS])?;
+    }
+    Ok(())
+}
+
+/// A path as an argument; ours are all text.
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap_or_default()
+}
