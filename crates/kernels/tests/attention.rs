@@ -1,5 +1,6 @@
 //! Attention against a plain computation in f64, and bit for bit between instruction families, batches, chunks of a
 //! prompt and numbers of threads.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -1,5 +1,6 @@
 //! Packed weights and matmul: against dequantised weights within the rounding of activations, and bit for bit
 //! between instruction families, batches and numbers of threads.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -64,6 +64,33 @@ fn a_small_sentence_piece_vocabulary() {
 }
 
 #[test]
+fn what_a_token_is_decides_how_it_is_found_and_shown() {
+    let words = |pre: &str, types: [i32; 8]| {
+        let tokens = ["a", "b", "ab", "<e>", "ba", "é", "x|y", "|yz"].map(String::from).to_vec();
+        let vocab = GgufVocab { pre: pre.into(), tokens, token_types: types.to_vec(), ..bytes() };
+        Tokenizer::from_gguf(vocab).unwrap()
+    };
+    let merging = words("smollm", [1, 1, 1, 1, 1, 4, 3, 3]);
+    let whole = words("llama-bpe", [1, 1, 1, 3, 1, 4, 3, 3]);
+    let ids = |tokenizer: &Tokenizer, text| tokenizer.encode(text, false, true).unwrap();
+    // A word that is a token, though no merges lead to it.
+    assert_eq!(ids(&merging, "ba"), [1, 0].map(TokenId));
+    assert_eq!(ids(&whole, "ba"), [4].map(TokenId));
+    // User-defined: as it stands, not a byte in the vocabulary's spelling.
+    assert_eq!(ids(&whole, "é"), [5].map(TokenId));
+    assert_eq!(whole.decode(&[TokenId(5)]), "é");
+    // EOS is a control token, whatever its type says.
+    assert!(merging.is_control(TokenId(3)));
+    assert_eq!(ids(&merging, "a<e>"), [0, 3].map(TokenId));
+    // Control tokens that overlap are all disarmed.
+    assert_eq!(ids(&whole, "ax|yz"), [0, 6].map(TokenId));
+    let disarmed = whole.disarm(&json!({"ax|yz": ["ax|yz", 1]}));
+    let (key, value) = disarmed.as_object().unwrap().iter().next().unwrap();
+    assert_eq!(ids(&whole, key), [0].map(TokenId));
+    assert_eq!(ids(&whole, value[0].as_str().unwrap()), [0].map(TokenId));
+}
+
+#[test]
 fn odd_scores_and_names_are_survived() {
     let mut odd = spm();
     odd.scores = vec![f32::NAN, f32::INFINITY, -0.0, 0.0, f32::NEG_INFINITY, f32::NAN, 1e38, -1e38, 0.0];

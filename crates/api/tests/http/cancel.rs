@@ -55,9 +55,9 @@ async fn a_closed_connection_cancels_either_kind() {
             body.len()
         );
         connection.write_all((head + &body).as_bytes()).await.unwrap();
-        assert!(matches!(commands.next().await, Some(Command::Submit(_))));
+        assert!(matches!(rig::within(commands.next()).await, Some(Command::Submit(_))));
         drop(connection);
-        assert!(matches!(commands.next().await, Some(Command::Cancel(_))), "stream: {stream}");
+        assert!(matches!(rig::within(commands.next()).await, Some(Command::Cancel(_))), "stream: {stream}");
         serving.abort();
     }
 }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use api::{AppState, Gauge, Limits, Status};
 use axum::Router;
@@ -75,14 +76,14 @@ impl Rig {
 
     /// Waits for a request to reach the engine.
     pub(crate) async fn submitted(&mut self) -> base::Request {
-        match self.commands.next().await {
+        match within(self.commands.next()).await {
             Some(Command::Submit(request)) => request,
             other => panic!("expected a request, found {other:?}"),
         }
     }
 
     pub(crate) async fn cancelled(&mut self) -> RequestId {
-        match self.commands.next().await {
+        match within(self.commands.next()).await {
             Some(Command::Cancel(id)) => id,
             other => panic!("expected a cancellation, found {other:?}"),
         }
@@ -115,6 +116,11 @@ impl Rig {
         });
         router
     }
+}
+
+/// What a test waits for has happened long before this, or never will.
+pub(crate) async fn within<T>(wait: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(30), wait).await.unwrap()
 }
 
 fn answer(request: &base::Request, text: &[u8]) -> Vec<Output> {
