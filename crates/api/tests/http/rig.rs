@@ -67,7 +67,7 @@ impl Rig {
     /// Sends a request in the background, as a connection would.
     pub(crate) fn send(&self, request: Request<Body>) -> JoinHandle<Response<Body>> {
         let router = self.router.clone();
-        tokio::spawn(async move { router.oneshot(request).await.unwrap() })
+        tokio::spawn(async move { within(router.oneshot(request)).await.unwrap() })
     }
 
     pub(crate) fn post(&self, path: &str, body: &Value) -> JoinHandle<Response<Body>> {
@@ -120,7 +120,7 @@ impl Rig {
 
 /// What a test waits for has happened long before this, or never will.
 pub(crate) async fn within<T>(wait: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(30), wait).await.unwrap()
+    tokio::time::timeout(Duration::from_secs(60), wait).await.unwrap()
 }
 
 fn answer(request: &base::Request, text: &[u8]) -> Vec<Output> {
@@ -147,7 +147,7 @@ pub(crate) fn get(path: &str) -> Request<Body> {
 }
 
 pub(crate) async fn text(response: Response<Body>) -> String {
-    String::from_utf8(to_bytes(response.into_body(), usize::MAX).await.unwrap().to_vec()).unwrap()
+    String::from_utf8(within(to_bytes(response.into_body(), usize::MAX)).await.unwrap().to_vec()).unwrap()
 }
 
 pub(crate) async fn json(response: Response<Body>) -> Value {
