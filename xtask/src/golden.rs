@@ -30,6 +30,11 @@ pub(crate) fn run(args: &GoldenArgs) -> Result<()> {
     let prompts = scripts.join("prompts.txt");
     fs::create_dir_all(&out)?;
 
+    let models = root.join("../target/golden");
+    fs::create_dir_all(&models)?;
+    eprintln!("texts and their tokens");
+    python.run(&scripts.join("text.py"), &[text(&args.smollm2)])?;
+
     let answer = |model: &Path, file: &str, options: &[&str]| {
         let out = out.join(file);
         let mut all = vec![text(model), text(&out)];
@@ -37,10 +42,15 @@ pub(crate) fn run(args: &GoldenArgs) -> Result<()> {
         eprintln!("{}", out.display());
         python.run(&scripts.join("models.py"), &all).map(drop)
     };
-    answer(&args.smollm2, "smollm2-135m.json", &["--prompts", text(&prompts)])?;
-    let models = root.join("../target/golden");
-    fs::create_dir_all(&models)?;
-    for (arch, name) in [(Arch::Llama, "tiny-llama"), (Arch::Qwen2, "tiny-qwen2"), (Arch::Qwen3, "tiny-qwen3")] {
+    let exact = models.join("smollm2-135m-f32.gguf");
+    python.run(&scripts.join("dequantize.py"), &[text(&args.smollm2), text(&exact)])?;
+    let prompts = ["--prompts", text(&prompts)];
+    answer(&args.smollm2, "smollm2-135m.json", &[&prompts[..], &["--exact", text(&exact)]].concat())?;
+    answer(&exact, "smollm2-135m-f32.json", &prompts)?;
+    fs::remove_file(&exact)?;
+    for (arch, name) in
+        [(Arch::Llama, "tiny-llama"), (Arch::Qwen2, "tiny-qwen2"), (Arch::Qwen3, "tiny-qwen3")]
+    {
         let model = models.join(format!("{name}.gguf"));
         Recipe::tiny(arch).write_gguf(&model)?;
         answer(&model, &format!("{name}.json"), &["--random", RANDOM_PROMPTS])?;

@@ -17,7 +17,7 @@ impl Python {
         if !found.is_ok_and(|output| output.status.success()) {
             bail!(
                 "{program} has no module llama_cpp\nhint: python3 -m venv target/peer && target/peer/bin/pip install \
-                 llama-cpp-python numpy tokenizers jinja2, then set ONEFOLD_PYTHON=target/peer/bin/python"
+                 llama-cpp-python gguf jinja2 sentencepiece tokenizers, then set ONEFOLD_PYTHON=target/peer/bin/python"
             );
         }
         Ok(Python { program })

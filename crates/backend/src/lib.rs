@@ -70,7 +70,8 @@ pub trait Backend {
     type Rope;
 
     /// Prepares a weight `[n_out, n_in]` with an optional bias `[n_out]`.
-    fn linear(&mut self, weight: &MatrixView<'_>, bias: Option<&[f32]>) -> Result<Self::Linear, BackendError>;
+    fn linear(&mut self, weight: &MatrixView<'_>, bias: Option<&[f32]>)
+    -> Result<Self::Linear, BackendError>;
     /// Uploads activations `[n_rows, n_cols]`; a norm's weight is one row.
     fn tensor(&mut self, values: &[f32], n_cols: usize) -> Result<Self::Tensor, BackendError>;
     /// Makes the KV cache of all layers; called once, before the first step.

@@ -71,7 +71,8 @@ mod tests {
             n_logits,
             blocks: vec![],
         };
-        let batch = Batch { tokens: vec![TokenId(0); 6], seqs: vec![seq(3, 3, 0), seq(1, 9, 1), seq(2, 4, 2)] };
+        let batch =
+            Batch { tokens: vec![TokenId(0); 6], seqs: vec![seq(3, 3, 0), seq(1, 9, 1), seq(2, 4, 2)] };
         assert_eq!(batch.positions().collect::<Vec<_>>(), [0, 1, 2, 8, 2, 3]);
         assert_eq!(batch.logit_rows(), [3, 4, 5]);
     }

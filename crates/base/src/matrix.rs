@@ -37,14 +37,10 @@ impl<'a> MatrixView<'a> {
 
     /// The rectangle of `rows` × `cols`. `None` if it leaves the matrix or `cols.start` or `cols.end` is not a
     /// multiple of the format's `cut_len` (the end may also be the row's own end).
-    pub fn cut(
-        &self,
-        rows: std::ops::Range<usize>,
-        cols: std::ops::Range<usize>,
-    ) -> Option<MatrixView<'a>> {
+    pub fn cut(&self, rows: std::ops::Range<usize>, cols: std::ops::Range<usize>) -> Option<MatrixView<'a>> {
         let unit = self.dtype.cut_len();
-        let whole_units = cols.start.is_multiple_of(unit)
-            && (cols.end.is_multiple_of(unit) || cols.end == self.n_cols);
+        let whole_units =
+            cols.start.is_multiple_of(unit) && (cols.end.is_multiple_of(unit) || cols.end == self.n_cols);
         let inside = rows.start <= rows.end
             && rows.end <= self.n_rows
             && cols.start <= cols.end

@@ -1,47 +1,75 @@
 //! Our logits against those of llama.cpp, from golden files: greedy tokens, and the divergence of the distributions.
 //! The real model's cases are ignored, counted, where it cannot be had; `ONEFOLD_REQUIRE_MODEL=1` makes that a failure.
+//!
+//! Weights in F32 leave both engines the same sums but for the order of additions, so there they must agree strictly.
+//! With quantised weights each engine also rounds the activations to 8 bits in its own way: two independent noises of
+//! the same size around the answer that exact arithmetic would give. There llama.cpp's answer is no truth to the last
+//! digit, and a golden file holds a third voice: llama.cpp on the same weights written out in F32. We may be no
+//! farther from that than llama.cpp is, and where our greedy tokens differ, it must explain it.
 
 use std::{
     error::Error,
+    fs::File,
+    io::{self, BufWriter, Write},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use backend::{Backend, CpuBackend, Isa};
-use base::{Batch, BlockId, Bytes, NodeId, SeqId, SeqSlice, TokenId};
+use base::{Batch, BlockId, Bytes, DType, NodeId, SeqId, SeqSlice, TokenId};
 use collective::Solo;
+use kernels::Pool;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use models::{Description, Model};
 use plan::{Goal, Node, Plan, Topology};
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use weights::{
-    Checkpoint,
+    Checkpoint, GgufMetadata, Source, TensorInfo,
+    gguf::{Value, Writer},
     synthetic::{Arch, Recipe},
 };
 
-/// A divergence of greedy tokens is a near tie when llama.cpp itself saw the two tokens this close.
+/// Two tokens whose log-probabilities are this close are a near tie; either is the greedy one.
 const MAX_TIE_GAP: f64 = 0.05;
-/// Mean KL divergence over the compared positions.
+/// Mean KL divergence from llama.cpp on the same file, quantised.
 const MAX_MEAN_KL: f64 = 0.01;
+/// The same where nothing is quantised.
+const MAX_MEAN_KL_F32: f64 = 0.001;
+/// How far our mean KL divergence from the exact run may be, as a multiple of llama.cpp's own.
+const MAX_NOISE_RATIO: f64 = 1.25;
+/// Two tokens that the exact run has this close may swap under the noise of 8-bit activations.
+const MAX_NOISE_GAP: f64 = 0.38;
 
 #[derive(Deserialize)]
 struct Golden {
     cases: Vec<Case>,
 }
 
+/// What llama.cpp answered to a prompt; `greedy`, `seconds`, `gaps` and `exact` have an entry per token of the answer.
 #[derive(Deserialize)]
 struct Case {
     text: Option<String>,
     prompt: Vec<u32>,
     greedy: Vec<u32>,
+    seconds: Vec<u32>,
     gaps: Vec<f64>,
     top: Vec<Top>,
+    #[serde(default)]
+    exact: Vec<Vec<Judged>>,
 }
 
 #[derive(Deserialize)]
 struct Top {
     position: usize,
     top: Vec<(u32, f64)>,
+}
+
+/// One of the exact run's likeliest tokens, its log-probability there and in the quantised run.
+#[derive(Deserialize)]
+struct Judged {
+    token: u32,
+    exact: f64,
+    quantised: f64,
 }
 
 fn main() {
@@ -60,11 +88,17 @@ fn main() {
             let dir = tempfile::tempdir()?;
             let path = dir.path().join("model.gguf");
             Recipe::tiny(arch).write_gguf(&path)?;
-            compare(&path, &format!("{file}.json"))
+            agrees_strictly(&path, &format!("{file}.json"), 1)
         })
     };
     let trials = vec![
-        with_model("smollm2 answers as llama.cpp", |path| compare(path, "smollm2-135m.json")),
+        with_model("smollm2 answers as llama.cpp", agrees_but_for_noise),
+        with_model("smollm2 in F32 answers as llama.cpp", |path| {
+            let dir = tempfile::tempdir()?;
+            let f32_path = dir.path().join("model.gguf");
+            write_in_f32(path, &f32_path)?;
+            agrees_strictly(&f32_path, "smollm2-135m-f32.json", 2)
+        }),
         with_model("smollm2 tokenizes as llama.cpp", tokenizes),
         random(Arch::Llama, "tiny-llama"),
         random(Arch::Qwen2, "tiny-qwen2"),
@@ -80,19 +114,42 @@ fn default_model() -> Result<PathBuf, Box<dyn Error>> {
     Ok(paths.fetcher().ensure(card, &mut Silent)?)
 }
 
-fn golden(file: &str) -> Result<Golden, Failed> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(file);
+fn read_json<T: DeserializeOwned>(file: &str) -> Result<T, Failed> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
     Ok(serde_json::from_slice(&std::fs::read(path)?)?)
+}
+
+fn golden(file: &str) -> Result<Vec<Case>, Failed> {
+    Ok(read_json::<Golden>(&format!("tests/golden/{file}"))?.cases)
+}
+
+/// Tokens of a corpus, row for row: control tokens as text, and read as such.
+#[derive(Deserialize)]
+struct CorpusTokens {
+    ids: Vec<Vec<u32>>,
+    parsed: Vec<Vec<u32>>,
 }
 
 fn tokenizes(model: &Path) -> Result<(), Failed> {
     let open = node::OpenModel::open(model)?;
-    for case in golden("smollm2-135m.json")?.cases {
-        let text = case.text.ok_or("a case without its text")?;
-        let ids: Vec<u32> = open.tokenizer.encode(&text, false, true)?.iter().map(|t| t.0).collect();
-        if ids != case.prompt {
-            return Err(format!("{text:?}: expected {:?}, found {ids:?}", case.prompt).into());
+    let check = |text: &str, parse_special: bool, expected: &[u32]| {
+        let ids = open.tokenizer.encode(text, false, parse_special)?;
+        if ids.iter().map(|t| t.0).eq(expected.iter().copied()) {
+            return Ok(());
         }
+        Err(Failed::from(format!("{text:?}: expected {expected:?}, found {ids:?}")))
+    };
+    for case in golden("smollm2-135m.json")? {
+        check(&case.text.ok_or("a case without its text")?, true, &case.prompt)?;
+    }
+    let corpus: Vec<String> = read_json("../text/tests/golden/corpus.json")?;
+    let tokens: CorpusTokens = read_json("../text/tests/golden/smollm2.json")?;
+    if [tokens.ids.len(), tokens.parsed.len()] != [corpus.len(); 2] {
+        return Err("the corpus and its tokens have different lengths".into());
+    }
+    for (i, text) in corpus.iter().enumerate() {
+        check(text, false, &tokens.ids[i])?;
+        check(text, true, &tokens.parsed[i])?;
     }
     Ok(())
 }
@@ -105,46 +162,195 @@ impl node::models::Progress for Silent {
     fn bytes(&mut self, _done: Bytes, _total: Option<Bytes>) {}
 }
 
-/// Every greedy token is llama.cpp's or a near tie of it, and the distributions agree.
-fn compare(model: &Path, file: &str) -> Result<(), Failed> {
-    let mut rank = SingleRank::load(model)?;
+/// Every greedy token is llama.cpp's or a near tie of it, and the distributions are the same.
+fn agrees_strictly(model: &Path, file: &str, n_threads: usize) -> Result<(), Failed> {
+    let mut rank = SingleRank::load(model, n_threads)?;
     let mut divergences = Vec::new();
-    for (i, case) in golden(file)?.cases.iter().enumerate() {
+    let mut n_ties = 0;
+    for (i, case) in golden(file)?.iter().enumerate() {
         let logits = rank.logits(&case.prompt, &case.greedy)?;
         for (position, row) in logits.iter().enumerate() {
             let ours = argmax(row);
-            let gap = case.gaps[position];
-            if ours != case.greedy[position] && gap > MAX_TIE_GAP {
-                let expected = case.greedy[position];
-                return Err(format!(
-                    "case {i}, position {position}: expected token {expected}, found {ours}; gap {gap}"
-                )
-                .into());
+            if ours != case.greedy[position] {
+                if !case.is_near_tie(position, ours) {
+                    return Err(case.unexplained(i, position, ours).into());
+                }
+                n_ties += 1;
             }
         }
-        divergences.extend(case.top.iter().map(|top| kl(&top.top, &logits[top.position])));
+        divergences.extend(case.top.iter().map(|top| top.kl(&logits[top.position])));
     }
-    let mean = divergences.iter().sum::<f64>() / divergences.len() as f64;
-    println!("{file}: mean KL {mean:.5} over {} positions", divergences.len());
-    if mean.is_nan() || mean > MAX_MEAN_KL {
-        return Err(format!("{file}: expected mean KL below {MAX_MEAN_KL}, found {mean}").into());
+    println!("{file}: {n_ties} near ties");
+    check_mean_kl(file, &divergences, MAX_MEAN_KL_F32)
+}
+
+/// The distributions are llama.cpp's but for the noise of 8-bit activations, of which we have no more than llama.cpp,
+/// and every greedy token that is not llama.cpp's is explained.
+fn agrees_but_for_noise(model: &Path) -> Result<(), Failed> {
+    let file = "smollm2-135m.json";
+    let mut rank = SingleRank::load(model, 1)?;
+    let (mut divergences, mut our_noise, mut their_noise) = (Vec::new(), Vec::new(), Vec::new());
+    let mut reasons = Vec::new();
+    let mut unexplained = Vec::new();
+    for (i, case) in golden(file)?.iter().enumerate() {
+        let logits = rank.logits(&case.prompt, &case.greedy)?;
+        divergences.extend(case.top.iter().map(|top| top.kl(&logits[top.position])));
+        for (position, row) in logits.iter().enumerate() {
+            let (exact, quantised, ours) = three_voices(&case.exact[position], row);
+            our_noise.push(kl(&exact, &ours));
+            their_noise.push(kl(&exact, &quantised));
+            let token = argmax(row);
+            if token != case.greedy[position] {
+                match case.explain(position, token) {
+                    Some(reason) => reasons.push(reason),
+                    None => unexplained.push(case.unexplained(i, position, token)),
+                }
+            }
+        }
+    }
+    let count = |reason| reasons.iter().filter(|r| **r == reason).count();
+    println!(
+        "{file}: {} positions; other greedy tokens: {} near ties, {} the exact run's own, {} within the noise",
+        our_noise.len(),
+        count(Reason::NearTie),
+        count(Reason::ExactChoice),
+        count(Reason::Noise),
+    );
+    if !unexplained.is_empty() {
+        return Err(unexplained.join("\n").into());
+    }
+    let (ours, theirs) = (mean(&our_noise), mean(&their_noise));
+    println!("{file}: mean KL from the exact run {ours:.5}, llama.cpp's own {theirs:.5}");
+    if ours.is_nan() || ours > MAX_NOISE_RATIO * theirs {
+        return Err(format!("{file}: expected at most {MAX_NOISE_RATIO} x {theirs}, found {ours}").into());
+    }
+    check_mean_kl(file, &divergences, MAX_MEAN_KL)
+}
+
+/// Why a greedy token other than llama.cpp's is right too.
+#[derive(Clone, Copy, PartialEq)]
+enum Reason {
+    /// llama.cpp itself hardly preferred its own.
+    NearTie,
+    /// The exact run takes ours.
+    ExactChoice,
+    /// The exact run has the two closer than the noise reaches.
+    Noise,
+}
+
+impl Case {
+    fn explain(&self, position: usize, ours: u32) -> Option<Reason> {
+        let exact = &self.exact[position];
+        let find = |token: u32| exact.iter().find(|j| j.token == token).map(|j| j.exact);
+        if self.is_near_tie(position, ours) {
+            return Some(Reason::NearTie);
+        }
+        if exact.first()?.token == ours {
+            return Some(Reason::ExactChoice);
+        }
+        let gap = find(self.greedy[position])? - find(ours)?;
+        (gap.abs() < MAX_NOISE_GAP).then_some(Reason::Noise)
+    }
+
+    fn is_near_tie(&self, position: usize, ours: u32) -> bool {
+        ours == self.seconds[position] && self.gaps[position] < MAX_TIE_GAP
+    }
+
+    fn unexplained(&self, i: usize, position: usize, ours: u32) -> String {
+        let (expected, second, gap) = (self.greedy[position], self.seconds[position], self.gaps[position]);
+        let exact: Vec<_> =
+            self.exact.get(position).into_iter().flatten().map(|j| (j.token, j.exact)).collect();
+        format!(
+            "case {i}, position {position}: expected token {expected}, found {ours}; \
+             second {second}, gap {gap}, exact run {exact:?}"
+        )
+    }
+}
+
+impl Top {
+    fn kl(&self, logits: &[f32]) -> f64 {
+        let (tokens, theirs): (Vec<_>, Vec<_>) = self.top.iter().copied().unzip();
+        kl(&theirs, &logprobs(logits, &tokens))
+    }
+}
+
+/// Log-probabilities of the same tokens in the exact run, in llama.cpp's quantised one and in ours.
+fn three_voices(judged: &[Judged], logits: &[f32]) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
+    let tokens: Vec<u32> = judged.iter().map(|j| j.token).collect();
+    let (exact, quantised) = judged.iter().map(|j| (j.exact, j.quantised)).unzip();
+    (exact, quantised, logprobs(logits, &tokens))
+}
+
+fn check_mean_kl(file: &str, divergences: &[f64], max: f64) -> Result<(), Failed> {
+    let mean = mean(divergences);
+    println!("{file}: mean KL {mean:.6} over {} positions", divergences.len());
+    if mean.is_nan() || mean > max {
+        return Err(format!("{file}: expected a mean KL of at most {max}, found {mean}").into());
     }
     Ok(())
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
 }
 
 fn argmax(row: &[f32]) -> u32 {
     (0..row.len()).rev().max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap_or(0) as u32
 }
 
-/// KL(theirs ‖ ours) over their likeliest tokens and one bucket for all others.
-fn kl(theirs: &[(u32, f64)], logits: &[f32]) -> f64 {
-    let max = logits.iter().copied().fold(f32::MIN, f32::max) as f64;
-    let log_sum = logits.iter().map(|&l| (l as f64 - max).exp()).sum::<f64>().ln() + max;
-    let ours = |token: u32| logits[token as usize] as f64 - log_sum;
-    let rest_theirs = (1.0 - theirs.iter().map(|(_, lp)| lp.exp()).sum::<f64>()).max(1e-9);
-    let rest_ours = (1.0 - theirs.iter().map(|(t, _)| ours(*t).exp()).sum::<f64>()).max(1e-9);
-    let listed: f64 = theirs.iter().map(|(t, lp)| lp.exp() * (lp - ours(*t))).sum();
-    listed + rest_theirs * (rest_theirs / rest_ours).ln()
+/// Log-probabilities of some tokens.
+fn logprobs(logits: &[f32], tokens: &[u32]) -> Vec<f64> {
+    let max = f64::from(logits.iter().copied().fold(f32::MIN, f32::max));
+    let log_sum = logits.iter().map(|&l| (f64::from(l) - max).exp()).sum::<f64>().ln() + max;
+    tokens.iter().map(|&token| f64::from(logits[token as usize]) - log_sum).collect()
+}
+
+/// KL(p ‖ q) over the listed tokens, given by log-probabilities, and one bucket for all others.
+fn kl(p: &[f64], q: &[f64]) -> f64 {
+    let rest = |listed: &[f64]| (1.0 - listed.iter().map(|lp| lp.exp()).sum::<f64>()).max(1e-9);
+    let listed: f64 = p.iter().zip(q).map(|(p, q)| p.exp() * (p - q)).sum();
+    listed + rest(p) * (rest(p) / rest(q)).ln()
+}
+
+/// Writes a checkpoint again as GGUF with every tensor in F32, and of its metadata what describes the network.
+fn write_in_f32(from: &Path, to: &Path) -> Result<(), Failed> {
+    let checkpoint = Checkpoint::open(from)?;
+    let Source::Gguf(metadata) = checkpoint.metadata() else {
+        return Err("expected a GGUF file".into());
+    };
+    let mut writer = Writer::new();
+    for key in metadata.keys() {
+        if let Some(value) = scalar(metadata, key) {
+            writer.metadata(key, value);
+        }
+    }
+    for name in checkpoint.tensor_names() {
+        let shape = checkpoint.tensor(name)?.shape;
+        writer.tensor(TensorInfo { name: name.to_owned(), dtype: DType::F32, shape });
+    }
+    let out = BufWriter::new(File::create(to)?);
+    writer.write(out, |info, out| write_rows_in_f32(&checkpoint, info, out))?;
+    Ok(())
+}
+
+/// A value, if it is a number or a string: all that a network's description needs.
+fn scalar(metadata: &GgufMetadata, key: &str) -> Option<Value> {
+    let integer = metadata.u32(key).map(Value::U32);
+    let float = integer.or_else(|_| metadata.f32(key).map(Value::F32));
+    float.or_else(|_| metadata.str(key).map(|s| Value::Str(s.to_owned()))).ok()
+}
+
+fn write_rows_in_f32(checkpoint: &Checkpoint, info: &TensorInfo, out: &mut dyn Write) -> io::Result<()> {
+    let tensor = checkpoint.tensor(&info.name).map_err(io::Error::other)?;
+    let mut values = vec![0.0; info.shape.last().copied().unwrap_or(0)];
+    let row_bytes = tensor.dtype.row_bytes(values.len()).ok_or(io::ErrorKind::InvalidData)?;
+    for row in tensor.bytes.chunks_exact(row_bytes) {
+        kernels::dequantize(tensor.dtype, row, &mut values);
+        for value in &values {
+            out.write_all(&value.to_le_bytes())?;
+        }
+    }
+    Ok(())
 }
 
 /// A whole model on one rank, driven by hand.
@@ -155,7 +361,7 @@ struct SingleRank {
 }
 
 impl SingleRank {
-    fn load(path: &Path) -> Result<SingleRank, Failed> {
+    fn load(path: &Path, n_threads: usize) -> Result<SingleRank, Failed> {
         let checkpoint = Checkpoint::open(path)?;
         let description = Description::read(&checkpoint)?;
         let memory = Bytes(4 << 30);
@@ -168,10 +374,10 @@ impl SingleRank {
             context_len: 256,
             n_kv_tokens: Some(256),
             threads_per_rank: 1,
-        ranks_per_node: None,
+            ranks_per_node: None,
         };
         let plan = Plan::make(&Topology { nodes: vec![node] }, &description.spec, &goal)?;
-        let mut backend = CpuBackend::new(kernels::Pool::new(&[]), Isa::detect(), Box::new(Solo));
+        let mut backend = CpuBackend::new(Pool::unpinned(n_threads), Isa::detect(), Box::new(Solo));
         let model = models::load(&checkpoint, &description, &plan, &plan.ranks()[0], &mut backend)?;
         Ok(SingleRank { backend, model, plan })
     }

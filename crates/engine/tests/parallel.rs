@@ -1,6 +1,8 @@
 //! One model on one rank and on many: pipeline splits give the same bits, tensor splits the same greedy tokens. Ranks are
 //! threads here, joined by in-memory links; everything else is what rank processes run.
 
+#![allow(clippy::unwrap_used)] // a panic is how a test fails
+
 use std::{collections::BTreeMap, path::Path, thread, time::Duration};
 
 use backend::{CpuBackend, Isa};

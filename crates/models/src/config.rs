@@ -83,7 +83,11 @@ impl Config {
             }
         }
         if !self.n_heads.is_multiple_of(self.n_kv_heads) {
-            return Err(bad("KV heads", &format!("a divisor of {} attention heads", self.n_heads), self.n_kv_heads));
+            return Err(bad(
+                "KV heads",
+                &format!("a divisor of {} attention heads", self.n_heads),
+                self.n_kv_heads,
+            ));
         }
         let n_pairs = self.rope.inv_freq.len() as u32;
         if n_pairs == 0 || n_pairs * 2 > self.head_dim {
@@ -173,7 +177,8 @@ fn from_json(json: &serde_json::Value) -> Result<(Architecture, Config), ModelEr
     let max_context = need("max_position_embeddings")?;
     // newer configurations keep theta beside the scaling
     let scaling_json = [&json["rope_scaling"], &json["rope_parameters"]].into_iter().find(|v| v.is_object());
-    let theta = json["rope_theta"].as_f64().or_else(|| scaling_json?["rope_theta"].as_f64()).unwrap_or(10_000.0);
+    let theta =
+        json["rope_theta"].as_f64().or_else(|| scaling_json?["rope_theta"].as_f64()).unwrap_or(10_000.0);
     let scaling = scaling_json.map_or(Ok(Scaling::None), |s| json_scaling(s, max_context))?;
     let windowed = json["use_sliding_window"].as_bool().unwrap_or(architecture == Architecture::Llama);
     let config = Config {
@@ -194,7 +199,8 @@ fn from_json(json: &serde_json::Value) -> Result<(Architecture, Config), ModelEr
 
 fn json_scaling(json: &serde_json::Value, max_context: u32) -> Result<Scaling, ModelError> {
     let number = |key: &str| json[key].as_f64().map(|n| n as f32);
-    let need = |key: &str| number(key).ok_or_else(|| bad(&format!("rope_scaling.{key}"), "a number", &json[key]));
+    let need =
+        |key: &str| number(key).ok_or_else(|| bad(&format!("rope_scaling.{key}"), "a number", &json[key]));
     let original = || number("original_max_position_embeddings").unwrap_or(max_context as f32);
     match json["rope_type"].as_str().or(json["type"].as_str()) {
         None | Some("default") => Ok(Scaling::None),

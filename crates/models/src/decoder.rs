@@ -43,8 +43,7 @@ pub(crate) struct Decoder<B: Backend, A> {
 impl<B: Backend, A: Attention<B>> Decoder<B, A> {
     pub(crate) fn load(mut loader: Loader<'_, B>) -> Result<Self, ModelError> {
         let rank = loader.rank;
-        let embedding =
-            if rank.embeds { Some(Rc::new(loader.linear(Weight::Embedding, 0)?)) } else { None };
+        let embedding = if rank.embeds { Some(Rc::new(loader.linear(Weight::Embedding, 0)?)) } else { None };
         let blocks = rank
             .layers
             .clone()
@@ -71,12 +70,7 @@ impl<B: Backend, A: Attention<B>> Decoder<B, A> {
 }
 
 impl<B: Backend, A: Attention<B>> Model<B> for Decoder<B, A> {
-    fn forward(
-        &self,
-        b: &mut B,
-        batch: &Batch,
-        hidden: Option<B::Tensor>,
-    ) -> Result<B::Tensor, ModelError> {
+    fn forward(&self, b: &mut B, batch: &Batch, hidden: Option<B::Tensor>) -> Result<B::Tensor, ModelError> {
         let inputs = b.inputs(batch)?;
         let step = StepContext { rope: b.rope_table(&self.rope, &inputs)?, inputs };
         let mut x = match (hidden, &self.embedding) {

@@ -99,7 +99,8 @@ impl Sizes<'_> {
     fn head_unit(&self) -> Result<u32, ModelError> {
         let cut = self.cut_len(Weight::O)?;
         let width = self.config.n_heads / self.config.n_kv_heads * self.config.head_dim;
-        let fits = |unit: &u32| (unit * width).is_multiple_of(cut) && self.config.n_kv_heads.is_multiple_of(*unit);
+        let fits =
+            |unit: &u32| (unit * width).is_multiple_of(cut) && self.config.n_kv_heads.is_multiple_of(*unit);
         Ok((1..=self.config.n_kv_heads).find(fits).unwrap_or(self.config.n_kv_heads))
     }
 }

@@ -7,7 +7,9 @@ use weights::WeightsError;
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     /// An architecture this build does not know.
-    #[error("architecture {found:?} is not supported; supported: {supported}\nhint: `onefold models` lists models that run")]
+    #[error(
+        "architecture {found:?} is not supported; supported: {supported}\nhint: `onefold models` lists models that run"
+    )]
     Architecture {
         /// The name in the file.
         found: String,

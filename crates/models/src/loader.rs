@@ -98,33 +98,28 @@ impl<'a, B: Backend> Loader<'a, B> {
         self.tied
     }
 
-    fn matrix(
-        &mut self,
-        weight: Weight,
-        layer: u32,
-        bias: Option<&[f32]>,
-    ) -> Result<B::Linear, ModelError> {
+    fn matrix(&mut self, weight: Weight, layer: u32, bias: Option<&[f32]>) -> Result<B::Linear, ModelError> {
         let name = name_in(self.checkpoint, weight, layer);
         let whole = self.checkpoint.matrix(&name)?;
         let shape = weight.entry().shape;
         let (rows, cols) = (self.range(shape[0]), self.range(shape[1]));
-        let share = whole
-            .cut(rows.clone(), cols.clone())
-            .ok_or(ModelError::Cut { name, rows, cols, dtype: whole.dtype })?;
+        let share = whole.cut(rows.clone(), cols.clone()).ok_or(ModelError::Cut {
+            name,
+            rows,
+            cols,
+            dtype: whole.dtype,
+        })?;
         Ok(self.backend.linear(&share, bias)?)
     }
 
     /// This rank's part of one side of a weight.
     fn range(&self, side: Side) -> Range<usize> {
-        let scaled = |range: &Range<u32>, width: u32| {
-            (range.start * width) as usize..(range.end * width) as usize
-        };
+        let scaled =
+            |range: &Range<u32>, width: u32| (range.start * width) as usize..(range.end * width) as usize;
         let (shard, config) = (&self.rank.shard, self.config);
         match side {
             Side::Hidden | Side::Head => 0..config.side(side),
-            Side::QueryHeads => {
-                scaled(&shard.kv_heads, config.n_heads / config.n_kv_heads * config.head_dim)
-            }
+            Side::QueryHeads => scaled(&shard.kv_heads, config.n_heads / config.n_kv_heads * config.head_dim),
             Side::KvHeads => scaled(&shard.kv_heads, config.head_dim),
             Side::Ffn => scaled(&shard.ffn, 1),
             Side::Vocab => scaled(&shard.vocab, 1),

@@ -60,9 +60,11 @@ impl Weight {
             Weight::AttentionNorm => {
                 entry("blk.{}.attn_norm.weight", "model.layers.{}.input_layernorm.weight", &[Hidden])
             }
-            Weight::Q => {
-                entry("blk.{}.attn_q.weight", "model.layers.{}.self_attn.q_proj.weight", &[QueryHeads, Hidden])
-            }
+            Weight::Q => entry(
+                "blk.{}.attn_q.weight",
+                "model.layers.{}.self_attn.q_proj.weight",
+                &[QueryHeads, Hidden],
+            ),
             Weight::K => {
                 entry("blk.{}.attn_k.weight", "model.layers.{}.self_attn.k_proj.weight", &[KvHeads, Hidden])
             }

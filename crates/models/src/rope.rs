@@ -8,11 +8,24 @@ use std::f32::consts::PI;
 pub(crate) enum Scaling {
     None,
     /// Positions divided by a factor.
-    Linear { factor: f32 },
+    Linear {
+        factor: f32,
+    },
     /// Low frequencies divided, high ones kept, smooth in between.
-    Llama3 { factor: f32, low: f32, high: f32, original_context: f32 },
+    Llama3 {
+        factor: f32,
+        low: f32,
+        high: f32,
+        original_context: f32,
+    },
     /// Interpolation by wavelength; `attention_factor` multiplies sine and cosine.
-    Yarn { factor: f32, original_context: f32, beta_fast: f32, beta_slow: f32, attention_factor: f32 },
+    Yarn {
+        factor: f32,
+        original_context: f32,
+        beta_fast: f32,
+        beta_slow: f32,
+        attention_factor: f32,
+    },
     /// Each pair's frequency divided by its own factor, as GGUF files store it, `[rot_dim / 2]`.
     PerPair(Vec<f32>),
 }

@@ -2,7 +2,7 @@
 
 use std::{env, path::PathBuf};
 
-use crate::models::{Catalog, CardProblem, DEFAULT_HUB_ENDPOINT, FetchConfig, Fetcher};
+use crate::models::{CardProblem, Catalog, DEFAULT_HUB_ENDPOINT, FetchConfig, Fetcher};
 
 /// Folders and endpoints of this user.
 #[derive(Clone, Debug)]

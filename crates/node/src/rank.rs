@@ -202,12 +202,7 @@ impl Rank {
         here.map(|r| r.cores.len().max(1)).sum::<usize>() > self.machine.n_cores() as usize
     }
 
-    fn load(
-        &self,
-        plan: &Plan,
-        me: &RankPlan,
-        world: SharedWorld,
-    ) -> Result<Runner<CpuBackend>, RankError> {
+    fn load(&self, plan: &Plan, me: &RankPlan, world: SharedWorld) -> Result<Runner<CpuBackend>, RankError> {
         let path = self.model.as_ref().unwrap_or(&self.init.model);
         let checkpoint = Checkpoint::open(path)?;
         let description = Description::read(&checkpoint)?;
@@ -258,7 +253,8 @@ fn drive(
 
 /// The next command if there is one now, or, without other work, as soon as there is one.
 fn next_command(commands: &Receiver<ToRank>, has_work: bool) -> Option<ToRank> {
-    let next = if has_work { commands.try_recv() } else { commands.recv().map_err(|_| TryRecvError::Disconnected) };
+    let next =
+        if has_work { commands.try_recv() } else { commands.recv().map_err(|_| TryRecvError::Disconnected) };
     match next {
         Ok(command) => Some(command),
         Err(TryRecvError::Empty) => None,

@@ -104,7 +104,8 @@ mod tests {
 
     #[test]
     fn short_secrets_are_refused() {
-        let short = SecretLine::read(io::Cursor::new("abc\n")).err().map(|e| e.to_string()).unwrap_or_default();
+        let short =
+            SecretLine::read(io::Cursor::new("abc\n")).err().map(|e| e.to_string()).unwrap_or_default();
         assert!(short.contains("3 characters"), "{short}");
         assert!(SecretLine::read(io::Cursor::new("x".repeat(MIN_SECRET_CHARS))).is_ok());
     }

@@ -36,8 +36,10 @@ pub fn serve(
     address: SocketAddr,
     on_ready: impl FnOnce(SocketAddr),
 ) -> Result<(), ServeError> {
-    let runtime = runtime::Builder::new_multi_thread().worker_threads(SERVER_THREADS) // tidy: allow(worker) tokio's name
-        .enable_all().build()?;
+    let runtime = runtime::Builder::new_multi_thread()
+        .worker_threads(SERVER_THREADS) // tidy: allow(worker) tokio's name
+        .enable_all()
+        .build()?;
     let served = runtime.block_on(async {
         let listener =
             TcpListener::bind(address).await.map_err(|source| ServeError::Bind { address, source })?;

@@ -33,7 +33,16 @@ fn nodes(memory: &[u64]) -> Topology {
 }
 
 fn goal(tp: u32, pp: u32) -> Goal {
-    Goal { tp, pp, split: None, stage_split: None, context_len: 2048, n_kv_tokens: None, threads_per_rank: 2, ranks_per_node: None }
+    Goal {
+        tp,
+        pp,
+        split: None,
+        stage_split: None,
+        context_len: 2048,
+        n_kv_tokens: None,
+        threads_per_rank: 2,
+        ranks_per_node: None,
+    }
 }
 
 const GB: u64 = 1_000_000_000;

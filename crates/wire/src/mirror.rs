@@ -10,7 +10,10 @@ use base::{
 use plan::Plan;
 use serde::{Deserialize, Serialize};
 
-use crate::{FromRank, Init, Message, Stats, ToRank, WireError, mirror_plan::{NodeWire, PlanWire}};
+use crate::{
+    FromRank, Init, Message, Stats, ToRank, WireError,
+    mirror_plan::{NodeWire, PlanWire},
+};
 
 /// The messages that are frames of their own, with their pictures.
 macro_rules! message {

@@ -54,9 +54,10 @@ impl Gathering {
     /// Waits, as long as it takes, for ranks that people start; returns their machines, in order.
     pub(super) fn wait_for_remote(&mut self, ranks: &[RankId]) -> Result<Vec<Node>, ReplicaError> {
         self.wait_for(ranks, || Ok(()))?;
-        let nodes = ranks.iter().zip(1..).filter_map(|(rank, id)| {
-            Some(Node { id: NodeId(id), ..self.joined.get(rank)?.node.clone() })
-        });
+        let nodes = ranks
+            .iter()
+            .zip(1..)
+            .filter_map(|(rank, id)| Some(Node { id: NodeId(id), ..self.joined.get(rank)?.node.clone() }));
         Ok(nodes.collect())
     }
 

@@ -73,7 +73,9 @@ pub enum ReplicaError {
     #[error(transparent)]
     Plan(#[from] PlanError),
     /// More remote ranks than ranks.
-    #[error("--remote: expected less than the {n_ranks} ranks of the plan, found {found}\nhint: --tp and --pp say how many ranks there are")]
+    #[error(
+        "--remote: expected less than the {n_ranks} ranks of the plan, found {found}\nhint: --tp and --pp say how many ranks there are"
+    )]
     TooManyRemote {
         /// Ranks of the plan.
         n_ranks: u32,

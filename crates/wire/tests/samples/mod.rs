@@ -35,6 +35,7 @@ pub(crate) fn plan(tp: u32, pp: u32) -> Plan {
         context_len: 64,
         n_kv_tokens: Some(128),
         threads_per_rank: 1,
+        ranks_per_node: None,
     };
     Plan::make(&Topology { nodes }, &model, &goal).unwrap()
 }
