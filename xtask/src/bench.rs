@@ -85,10 +85,8 @@ fn llama_cpp(python: &Python, root: &Path, model: &Path, setup: &Setup, args: &B
     let model = model.to_str().context("the model's path is not text")?;
     let (threads, prompt) = (setup.peer_threads.to_string(), args.prompt.to_string());
     let (generate, repeat) = (args.generate.to_string(), args.repeat.to_string());
-    let printed = python.run(
-        &script,
-        &[model, "--threads", &threads, "-p", &prompt, "-n", &generate, "--repeat", &repeat],
-    )?;
+    let printed = python
+        .run(&script, &[model, "--threads", &threads, "-p", &prompt, "-n", &generate, "--repeat", &repeat])?;
     Ok(serde_json::from_str(&printed)?)
 }
 

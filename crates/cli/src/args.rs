@@ -32,7 +32,9 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  onefold models --json")]
     Models(ModelsArgs),
     /// Measure prefill and decode speed.
-    #[command(after_help = "Example:\n  onefold bench ./model.gguf -p 512 -n 128 --repeat 5 --tp 2 --threads 1")]
+    #[command(
+        after_help = "Example:\n  onefold bench ./model.gguf -p 512 -n 128 --repeat 5 --tp 2 --threads 1"
+    )]
     Bench(BenchArgs),
     /// One rank of a replica; started by the other commands, or by hand on another machine.
     #[command(

@@ -114,7 +114,9 @@ impl Chat<'_> {
         let left = self.context_len.saturating_sub(n_prompt as u32).min(self.max_tokens);
         if left == 0 {
             let context_len = self.context_len;
-            bail!("the conversation has {n_prompt} tokens, the context {context_len}\nhint: --context makes it longer");
+            bail!(
+                "the conversation has {n_prompt} tokens, the context {context_len}\nhint: --context makes it longer"
+            );
         }
         let stop = self.model.tokenizer.eos_tokens().to_vec();
         let mut stream = self.client.submit(prompt, left, stop, self.sampling.clone())?;

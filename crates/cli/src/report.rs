@@ -38,7 +38,8 @@ pub(crate) fn align_right(table: &mut Table, columns: impl IntoIterator<Item = u
 
 /// Who holds what, in bytes.
 pub(crate) fn plan(plan: &Plan) -> Table {
-    let header = ["rank", "node", "stage", "layers", "KV heads", "FFN columns", "vocabulary", "weights", "KV cache"];
+    let header =
+        ["rank", "node", "stage", "layers", "KV heads", "FFN columns", "vocabulary", "weights", "KV cache"];
     let mut table = table(&header);
     for r in plan.ranks() {
         table.add_row(plan_row(plan, r));

@@ -23,7 +23,9 @@ pub(crate) fn open_api(model: OpenModel, replica: Replica, address: SocketAddr) 
     node::serve(model, replica, address, move |address| {
         eprintln!("{id} is served at http://{address}/v1 (Ctrl-C ends it)");
         eprintln!("  curl http://{address}/v1/chat/completions -H 'content-type: application/json' \\");
-        eprintln!("    -d '{{\"model\": \"{id}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Hello!\"}}]}}'");
+        eprintln!(
+            "    -d '{{\"model\": \"{id}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Hello!\"}}]}}'"
+        );
     })?;
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Instant};
 use anyhow::{Context, Result};
 use node::{
     OpenModel, Paths, Placement, RemoteRanks, Replica, ReplicaOptions, SecretLine, StartEvent,
-    models::{Catalog, Card, Resolved},
+    models::{Card, Catalog, Resolved},
 };
 
 use crate::{
@@ -95,9 +95,8 @@ pub(crate) fn replica(
 
 fn remote_ranks(args: &RemoteArgs) -> Result<Option<RemoteRanks>> {
     let (Some(listen), true) = (args.listen, args.remote > 0) else { return Ok(None) };
-    let file = args
-        .secret_file
-        .as_ref()
-        .context("--remote needs --secret-file\nhint: head -c 32 /dev/urandom | base64 > secret, on both machines")?;
+    let file = args.secret_file.as_ref().context(
+        "--remote needs --secret-file\nhint: head -c 32 /dev/urandom | base64 > secret, on both machines",
+    )?;
     Ok(Some(RemoteRanks { n: args.remote, listen, secret: SecretLine::read_file(file)? }))
 }

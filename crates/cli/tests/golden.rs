@@ -2,10 +2,10 @@
 //! The real model's cases are ignored, counted, where it cannot be had; `ONEFOLD_REQUIRE_MODEL=1` makes that a failure.
 //!
 //! Weights in F32 leave both engines the same sums but for the order of additions, so there they must agree strictly.
-//! With quantised weights each engine also rounds the activations to 8 bits in its own way: two independent noises of
-//! the same size around the answer that exact arithmetic would give. There llama.cpp's answer is no truth to the last
-//! digit, and a golden file holds a third voice: llama.cpp on the same weights written out in F32. We may be no
-//! farther from that than llama.cpp is, and where our greedy tokens differ, it must explain it.
+//! With quantised weights each engine also rounds the activations to 8 bits in its own way: two noises of the same
+//! size, only partly alike, around the answer that exact arithmetic would give. There llama.cpp's answer is no truth to
+//! the last digit, and a golden file holds a third voice, the exact run: llama.cpp on the same weights written out in
+//! F32. We may be hardly farther from that than llama.cpp is, and where our greedy tokens differ, it must explain it.
 
 use std::{
     error::Error,
@@ -34,11 +34,12 @@ const MAX_TIE_GAP: f64 = 0.05;
 /// Mean KL divergence from llama.cpp on the same file, quantised.
 const MAX_MEAN_KL: f64 = 0.01;
 /// The same where nothing is quantised.
-const MAX_MEAN_KL_F32: f64 = 0.001;
+const MAX_MEAN_KL_F32: f64 = 0.0001;
 /// How far our mean KL divergence from the exact run may be, as a multiple of llama.cpp's own.
 const MAX_NOISE_RATIO: f64 = 1.25;
-/// Two tokens that the exact run has this close may swap under the noise of 8-bit activations.
-const MAX_NOISE_GAP: f64 = 0.38;
+/// How far the exact run may prefer llama.cpp's quantised token to ours. Noise reached 0.20 with us; llama.cpp's own
+/// overturns the exact run's choice at up to 0.37.
+const MAX_NOISE_GAP: f64 = 0.25;
 
 #[derive(Deserialize)]
 struct Golden {
@@ -234,7 +235,7 @@ enum Reason {
     NearTie,
     /// The exact run takes ours.
     ExactChoice,
-    /// The exact run has the two closer than the noise reaches.
+    /// The exact run prefers llama.cpp's by less than the noise reaches.
     Noise,
 }
 
@@ -249,7 +250,7 @@ impl Case {
             return Some(Reason::ExactChoice);
         }
         let gap = find(self.greedy[position])? - find(ours)?;
-        (gap.abs() < MAX_NOISE_GAP).then_some(Reason::Noise)
+        (gap < MAX_NOISE_GAP).then_some(Reason::Noise)
     }
 
     fn is_near_tie(&self, position: usize, ours: u32) -> bool {

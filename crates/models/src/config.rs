@@ -127,7 +127,7 @@ fn from_gguf(m: &GgufMetadata, checkpoint: &Checkpoint) -> Result<(Architecture,
         max_context: need("context_length")?,
         norm_eps: m.f32(&key("attention.layer_norm_rms_epsilon"))?,
         window: optional("attention.sliding_window")?.filter(|&w| w > 0),
-        rope: rope_spec(style, rot_dim, theta, &gguf_scaling(m, &key, checkpoint)?),
+        rope: rope_spec(style, rot_dim, theta, &gguf_scaling(m, &key, checkpoint, rot_dim)?),
     };
     Ok((architecture, config))
 }
@@ -136,9 +136,15 @@ fn gguf_scaling(
     m: &GgufMetadata,
     key: &impl Fn(&str) -> String,
     checkpoint: &Checkpoint,
+    rot_dim: u32,
 ) -> Result<Scaling, ModelError> {
-    if checkpoint.contains("rope_freqs.weight") {
-        return Ok(Scaling::PerPair(checkpoint.vector("rope_freqs.weight")?));
+    const FACTORS: &str = "rope_freqs.weight";
+    if checkpoint.contains(FACTORS) {
+        let factors = checkpoint.vector(FACTORS)?;
+        if factors.len() != rot_dim as usize / 2 {
+            return Err(bad(FACTORS, &format!("{} factors", rot_dim / 2), factors.len()));
+        }
+        return Ok(Scaling::PerPair(factors));
     }
     let kind_key = key("rope.scaling.type");
     let kind = m.optional(&kind_key, GgufMetadata::str)?.unwrap_or("none");

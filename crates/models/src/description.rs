@@ -1,7 +1,7 @@
 //! What a checkpoint holds, in the planner's terms: counts, bytes by how they are shared out, and where cuts may fall.
 
 use base::{Bytes, DType, LayerBytes, ModelSpec};
-use weights::{Checkpoint, Source};
+use weights::{Checkpoint, Source, Tensor};
 
 use crate::{
     Architecture, Config, ModelError,
@@ -27,6 +27,7 @@ impl Description {
         let layers = (0..config.n_layers)
             .map(|layer| sizes.layer(architecture, layer))
             .collect::<Result<Vec<LayerBytes>, ModelError>>()?;
+        sizes.bytes(Weight::Norm, 0)?;
         let tied = !checkpoint.contains(&name_in(checkpoint, Weight::Head, 0));
         let spec = ModelSpec {
             hidden: config.hidden,
@@ -56,6 +57,22 @@ pub(crate) fn name_in(checkpoint: &Checkpoint, weight: Weight, layer: u32) -> St
     pattern.replace("{}", &layer.to_string())
 }
 
+/// A weight, whose shape must be the configuration's.
+pub(crate) fn checked_tensor<'a>(
+    checkpoint: &'a Checkpoint,
+    config: &Config,
+    weight: Weight,
+    layer: u32,
+) -> Result<Tensor<'a>, ModelError> {
+    let tensor = checkpoint.tensor(&name_in(checkpoint, weight, layer))?;
+    let expected: Vec<usize> = weight.entry().shape.iter().map(|&side| config.side(side)).collect();
+    if tensor.shape != expected {
+        let (name, found) = (tensor.name.to_owned(), tensor.shape.clone());
+        return Err(ModelError::Shape { name, expected, found });
+    }
+    Ok(tensor)
+}
+
 struct Sizes<'a> {
     checkpoint: &'a Checkpoint,
     config: &'a Config,
@@ -76,14 +93,8 @@ impl Sizes<'_> {
         Ok(sum)
     }
 
-    /// Bytes of a weight, whose shape must be the configuration's.
     fn bytes(&self, weight: Weight, layer: u32) -> Result<Bytes, ModelError> {
-        let tensor = self.checkpoint.tensor(&name_in(self.checkpoint, weight, layer))?;
-        let expected: Vec<usize> = weight.entry().shape.iter().map(|&side| self.config.side(side)).collect();
-        if tensor.shape != expected {
-            let (name, found) = (tensor.name.to_owned(), tensor.shape.clone());
-            return Err(ModelError::Shape { name, expected, found });
-        }
+        let tensor = checked_tensor(self.checkpoint, self.config, weight, layer)?;
         Ok(Bytes(tensor.bytes.len() as u64))
     }
 

@@ -9,7 +9,7 @@ use weights::Checkpoint;
 
 use crate::{
     Config, Description, ModelError,
-    description::name_in,
+    description::{checked_tensor, name_in},
     names::{Side, Weight},
 };
 
@@ -71,15 +71,9 @@ impl<'a, B: Backend> Loader<'a, B> {
         if !self.checkpoint.contains(&name) {
             return self.matrix(weight, layer, None);
         }
-        let rows = self.range(bias.entry().shape[0]);
+        checked_tensor(self.checkpoint, self.config, bias, layer)?;
         let values = self.checkpoint.vector(&name)?;
-        let found = values.len();
-        let share = values.get(rows).ok_or_else(|| ModelError::Shape {
-            name,
-            expected: vec![self.config.side(bias.entry().shape[0])],
-            found: vec![found],
-        })?;
-        self.matrix(weight, layer, Some(share))
+        self.matrix(weight, layer, Some(&values[self.range(bias.entry().shape[0])]))
     }
 
     /// A norm's weight, held whole.
