@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Result;
 use clap::Args;
-use weights::synthetic::{Arch, Recipe};
+use weights::synthetic::Recipe;
 
 use crate::python::Python;
 
@@ -42,19 +42,17 @@ pub(crate) fn run(args: &GoldenArgs) -> Result<()> {
         eprintln!("{}", out.display());
         python.run(&scripts.join("models.py"), &all).map(drop)
     };
+    for (name, recipe) in Recipe::tiny_family() {
+        let model = models.join(format!("{name}.gguf"));
+        recipe.write_gguf(&model)?;
+        answer(&model, &format!("{name}.json"), &["--random", RANDOM_PROMPTS])?;
+    }
     let exact = models.join("smollm2-135m-f32.gguf");
     python.run(&scripts.join("dequantize.py"), &[text(&args.smollm2), text(&exact)])?;
     let prompts = ["--prompts", text(&prompts)];
     answer(&args.smollm2, "smollm2-135m.json", &[&prompts[..], &["--exact", text(&exact)]].concat())?;
     answer(&exact, "smollm2-135m-f32.json", &prompts)?;
     fs::remove_file(&exact)?;
-    for (arch, name) in
-        [(Arch::Llama, "tiny-llama"), (Arch::Qwen2, "tiny-qwen2"), (Arch::Qwen3, "tiny-qwen3")]
-    {
-        let model = models.join(format!("{name}.gguf"));
-        Recipe::tiny(arch).write_gguf(&model)?;
-        answer(&model, &format!("{name}.json"), &["--random", RANDOM_PROMPTS])?;
-    }
     Ok(())
 }
 

@@ -123,6 +123,7 @@ impl MakeModelArgs {
             quant: self.quant.unwrap_or(preset.quant),
             context: self.context.unwrap_or(preset.context),
             tied: self.tie || preset.tied,
+            rope: preset.rope,
             seed: self.seed.unwrap_or(preset.seed),
         }
     }

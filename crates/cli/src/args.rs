@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, value_parser};
 
 /// The machines you own, folded into one AI computer.
 #[derive(Parser)]
@@ -77,7 +77,7 @@ pub(crate) struct RemoteArgs {
     #[arg(long, default_value_t = 0, value_name = "N", requires = "listen")]
     pub(crate) remote: u32,
     /// Address on which this machine waits for them. The connection is authenticated but not encrypted.
-    #[arg(long, value_name = "IP:PORT")]
+    #[arg(long, value_name = "IP:PORT", requires = "remote")]
     pub(crate) listen: Option<SocketAddr>,
     /// File that holds the replica's secret on every machine (at least 32 characters).
     #[arg(long, value_name = "FILE", requires = "listen")]
@@ -104,13 +104,13 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) system: Option<String>,
     /// 0 is greedy.
-    #[arg(long, default_value_t = 0.7)]
+    #[arg(long, default_value_t = 0.7, value_parser = temperature, allow_negative_numbers = true)]
     pub(crate) temperature: f32,
     /// Fixes every random choice.
     #[arg(long)]
     pub(crate) seed: Option<u64>,
     /// Tokens of an answer at most.
-    #[arg(long, default_value_t = 1024, value_name = "N")]
+    #[arg(long, default_value_t = 1024, value_name = "N", value_parser = value_parser!(u32).range(1..))]
     pub(crate) max_tokens: u32,
     #[command(flatten)]
     pub(crate) placement: PlacementArgs,
@@ -127,7 +127,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, default_value = "127.0.0.1", value_name = "IP")]
     pub(crate) host: std::net::IpAddr,
     /// Requests open at once; more are answered with 429.
-    #[arg(long, default_value_t = 64, value_name = "N")]
+    #[arg(long, default_value_t = 64, value_name = "N", value_parser = value_parser!(u32).range(1..))]
     pub(crate) max_requests: u32,
     #[command(flatten)]
     pub(crate) placement: PlacementArgs,
@@ -159,7 +159,7 @@ pub(crate) struct BenchArgs {
     #[arg(short = 'n', long, default_value_t = 128, value_name = "N")]
     pub(crate) generate: u32,
     /// Runs of each test, after one that is not counted.
-    #[arg(short = 'r', long, default_value_t = 5, value_name = "N")]
+    #[arg(short = 'r', long, default_value_t = 5, value_name = "N", value_parser = value_parser!(u32).range(1..))]
     pub(crate) repeat: u32,
     /// Print JSON.
     #[arg(long)]
@@ -182,4 +182,9 @@ pub(crate) struct RankArgs {
     /// Path of the model on this machine; the serving process's own path when absent.
     #[arg(long, value_name = "PATH")]
     pub(crate) model: Option<PathBuf>,
+}
+
+fn temperature(text: &str) -> Result<f32, String> {
+    let is_sound = |t: &f32| t.is_finite() && *t >= 0.0;
+    text.parse().ok().filter(is_sound).ok_or_else(|| "expected a number of 0 or more".to_owned())
 }

@@ -18,11 +18,12 @@ struct Measured {
 
 /// Measures and prints.
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
-    if args.repeat == 0 {
-        bail!("--repeat: expected at least 1, found 0");
+    if args.prompt == 0 && args.generate == 0 {
+        bail!("-p and -n are both 0: there is nothing to measure");
     }
     let model = start::open_model(&args.model)?;
     let replica = start::replica(&model, &args.placement, None, start::MAX_LOCAL_REQUESTS)?;
+    check_lengths(args, replica.plan().context_len())?;
     let mut prompts = Prompts { vocab: model.description.spec.vocab, state: 1 };
     let mut results = Vec::new();
     if args.prompt > 0 {
@@ -35,11 +36,23 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     }
     let n_threads: usize = replica.plan().ranks().iter().map(|r| r.cores.len().max(1)).sum();
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&json(args, &model, n_threads, &results))?);
+        report::print(serde_json::to_string_pretty(&json(args, &model, n_threads, &results))?)?;
     } else {
-        print(args, &model, n_threads, &results);
+        print(args, &model, n_threads, &results)?;
     }
     replica.stop();
+    Ok(())
+}
+
+/// Prefill makes one token after the prompt; decode has one before those it counts, and starts at the next.
+fn check_lengths(args: &BenchArgs, context_len: u32) -> Result<()> {
+    let longest = (u64::from(args.prompt) + 1).max(u64::from(args.generate) + 2);
+    if longest > u64::from(context_len) {
+        bail!(
+            "the longest test has {longest} tokens, the context {context_len}\n\
+             hint: --context makes it longer, if the model allows; -p and -n make the tests shorter"
+        );
+    }
     Ok(())
 }
 
@@ -66,7 +79,7 @@ impl Measured {
     }
 }
 
-fn print(args: &BenchArgs, model: &OpenModel, n_threads: usize, results: &[Measured]) {
+fn print(args: &BenchArgs, model: &OpenModel, n_threads: usize, results: &[Measured]) -> Result<()> {
     let mut table = report::table(&["model", "weights", "tp × pp", "threads", "test", "tok/s", "min", "max"]);
     for result in results {
         table.add_row([
@@ -81,8 +94,8 @@ fn print(args: &BenchArgs, model: &OpenModel, n_threads: usize, results: &[Measu
         ]);
     }
     report::align_right(&mut table, [1, 3, 5, 6, 7]);
-    println!("{table}");
-    println!("tok/s is the median of {} runs after one that is not counted", args.repeat);
+    report::print(table)?;
+    report::print(format_args!("tok/s is the median of {} runs after one that is not counted", args.repeat))
 }
 
 fn json(args: &BenchArgs, model: &OpenModel, n_threads: usize, results: &[Measured]) -> serde_json::Value {

@@ -14,8 +14,7 @@ pub(crate) fn list(args: &ModelsArgs) -> Result<()> {
     let (catalog, fetcher) = (start::catalog(&paths), paths.fetcher());
     if args.json {
         let cards: Vec<_> = catalog.list().iter().map(|card| json(card, fetcher.is_cached(card))).collect();
-        println!("{}", serde_json::to_string_pretty(&cards)?);
-        return Ok(());
+        return report::print(serde_json::to_string_pretty(&cards)?);
     }
     let header = ["model", "parameters", "format", "size", "context", "licence", "here"];
     let mut table = report::table(&header);
@@ -31,9 +30,8 @@ pub(crate) fn list(args: &ModelsArgs) -> Result<()> {
         ]);
     }
     report::align_right(&mut table, [1, 3, 4]);
-    println!("{table}");
-    println!("Your own cards: {} (*.toml)", paths.cards_dir.display());
-    Ok(())
+    report::print(table)?;
+    report::print(format_args!("Your own cards: {} (*.toml)", paths.cards_dir.display()))
 }
 
 fn json(card: &Card, cached: bool) -> serde_json::Value {
@@ -52,6 +50,5 @@ fn json(card: &Card, cached: bool) -> serde_json::Value {
 /// Fetches a model and says where it lies.
 pub(crate) fn pull(args: &PullArgs) -> Result<()> {
     let (path, _) = start::find_model(&args.model)?;
-    println!("{}", path.display());
-    Ok(())
+    report::print(path.display())
 }

@@ -16,6 +16,8 @@ const MAX_TOKENS: u32 = 128;
 
 /// Fetches the default model, shares it over two ranks, answers a question.
 pub(crate) fn run(args: &QuickstartArgs) -> Result<()> {
+    let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), args.port);
+    let listener = args.serve.then(|| node::bind(address)).transpose()?;
     let model = start::open_model(node::models::DEFAULT_MODEL)?;
     let placement = PlacementArgs {
         tp: 2,
@@ -38,9 +40,8 @@ pub(crate) fn run(args: &QuickstartArgs) -> Result<()> {
     let answer = chat.ask(QUESTION)?;
     println!("\n{}", answer.summary());
 
-    if args.serve {
-        let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), args.port);
-        return serve::open_api(model, replica, address);
+    if let Some(listener) = listener {
+        return serve::open_api(model, replica, listener);
     }
     replica.stop();
     println!("\nNext:");

@@ -1,12 +1,26 @@
 //! What people read: the plan as a table, progress bars, errors with their hints.
 
-use std::time::Duration;
+use std::{
+    fmt::Display,
+    io::{self, Write},
+    time::Duration,
+};
 
 use base::Bytes;
 use comfy_table::{CellAlignment, Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use node::models::Progress;
 use plan::{Plan, RankPlan};
+
+/// A line of results on standard output.
+pub(crate) fn print(line: impl Display) -> anyhow::Result<()> {
+    Ok(writeln!(io::stdout(), "{line}")?)
+}
+
+/// Whether somebody closed standard output, as `head` does when it has enough: nothing went wrong then.
+pub(crate) fn is_closed_output(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}
 
 /// Prints an error and what caused it; a message may end with a hint of its own.
 pub(crate) fn error(error: &anyhow::Error) {

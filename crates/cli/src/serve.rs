@@ -1,6 +1,6 @@
 //! `onefold serve`, and `onefold rank`, its other end.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 
 use anyhow::Result;
 use node::{OpenModel, RankOptions, Replica, SecretLine};
@@ -12,15 +12,16 @@ use crate::{
 
 /// Serves a model until interrupted.
 pub(crate) fn run(args: &ServeArgs) -> Result<()> {
+    let listener = node::bind(SocketAddr::new(args.host, args.port))?;
     let model = start::open_model(&args.model)?;
     let replica = start::replica(&model, &args.placement, Some(&args.remote), args.max_requests)?;
-    open_api(model, replica, SocketAddr::new(args.host, args.port))
+    open_api(model, replica, listener)
 }
 
 /// Opens the API and says how to use it.
-pub(crate) fn open_api(model: OpenModel, replica: Replica, address: SocketAddr) -> Result<()> {
+pub(crate) fn open_api(model: OpenModel, replica: Replica, listener: TcpListener) -> Result<()> {
     let id = model.id.clone();
-    node::serve(model, replica, address, move |address| {
+    node::serve(model, replica, listener, move |address| {
         eprintln!("{id} is served at http://{address}/v1 (Ctrl-C ends it)");
         eprintln!("  curl http://{address}/v1/chat/completions -H 'content-type: application/json' \\");
         eprintln!(

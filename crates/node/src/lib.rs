@@ -3,6 +3,7 @@
 
 pub mod models;
 
+mod door;
 mod open;
 mod paths;
 mod placement;
@@ -17,4 +18,4 @@ pub use placement::{DEFAULT_CONTEXT_TOKENS, Placement};
 pub use rank::{RankError, RankOptions, run_rank};
 pub use replica::{RemoteRanks, Replica, ReplicaError, ReplicaOptions, StartEvent};
 pub use secret::{SecretError, SecretLine, random_seed};
-pub use server::{ServeError, serve};
+pub use server::{ServeError, bind, serve};

@@ -24,12 +24,24 @@ use wire::{
     handshake::{self, HANDSHAKE_TIMEOUT_MS, HandshakeError, Party, Secret, Timed},
 };
 
-use crate::{SecretLine, placement::this_node, secret::nonce};
+use crate::{
+    SecretLine,
+    door::{self, Door, Knock},
+    placement::this_node,
+    secret::nonce,
+};
 
 /// Time to reach the serving process or a peer, in milliseconds.
 const CONNECT_TIMEOUT_MS: u64 = 10_000;
+/// How often the door for peers is looked at, in milliseconds.
+const POLL_MS: u64 = 2;
+/// After a lost link, time for the serving process to end the replica, in milliseconds.
+const END_PATIENCE_MS: u64 = 400;
 /// Counters are reported this often while steps run, in milliseconds.
 const STATS_INTERVAL_MS: u64 = 250;
+
+/// Connections to other ranks.
+type Links = Vec<(RankId, Box<dyn Link>)>;
 
 /// What a rank process is told on its command line.
 pub struct RankOptions {
@@ -47,10 +59,14 @@ pub struct RankOptions {
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // each wraps the error of one part
 pub enum RankError {
-    #[error("cannot reach {address}: {source}")]
+    #[error(
+        "cannot reach {address}: {source}\nhint: start the serving process first; a firewall may be in the way"
+    )]
     Connect { address: SocketAddr, source: std::io::Error },
-    #[error("{address}: {source}")]
+    #[error("{address}: {source}{}", secret_hint(.source))]
     Handshake { address: SocketAddr, source: HandshakeError },
+    #[error("{address} ended, or did not expect {rank}\nhint: its own output says why")]
+    TurnedAway { address: SocketAddr, rank: RankId },
     #[error("expected {expected}, found {found}")]
     Protocol { expected: &'static str, found: String },
     #[error("cannot use a socket: {0}")]
@@ -84,16 +100,31 @@ pub fn run_rank(options: RankOptions) -> Result<(), RankError> {
     let machine = Machine::probe();
     let addr = listener.local_addr()?;
     wire::write_frame(&mut control, &FromRank::Listening { addr, node: this_node(NodeId(0), &machine) })?;
-    let init = match wire::read_frame(&mut control)? {
-        ToRank::Init(init) => *init,
-        other => return Err(unexpected("the plan", &other)),
+    let init = match wire::read_frame(&mut control) {
+        Ok(ToRank::Init(init)) => *init,
+        Ok(other) => return Err(unexpected("the plan", &other)),
+        Err(WireError::Closed) => {
+            return Err(RankError::TurnedAway { address: options.connect, rank: options.rank });
+        }
+        Err(e) => return Err(e.into()),
     };
     let commands = listen_to_node(control.try_clone()?);
     let ended = Rank { init, model: options.model, secret, machine, listener }.run(&mut control, &commands);
     if let Err(error) = &ended {
+        if matches!(error, RankError::Collective(_) | RankError::Run(RunError::Collective(_))) {
+            // a peer that went away may be the end of the replica, of which the serving process tells in a moment
+            thread::sleep(Duration::from_millis(END_PATIENCE_MS));
+        }
         wire::write_frame(&mut control, &FromRank::Failed { message: error.to_string() })?;
     }
     ended
+}
+
+fn secret_hint(error: &HandshakeError) -> &'static str {
+    match error {
+        HandshakeError::Refused { .. } => "\nhint: the secret file must hold the same line on every machine",
+        HandshakeError::Wire(_) => "",
+    }
 }
 
 fn unexpected(expected: &'static str, found: &ToRank) -> RankError {
@@ -164,16 +195,12 @@ impl Rank {
 
     /// Links to all other ranks: calls those before it, waits for those after it.
     fn link_up(&self, plan: &Plan, me: &RankPlan) -> Result<SharedWorld, RankError> {
-        let mut links: Vec<(RankId, Box<dyn Link>)> = Vec::new();
+        let mut links = Links::new();
         for (peer, address) in self.init.peers.iter().filter(|(peer, _)| *peer < me.rank) {
             let stream = connect(*address, &self.secret, me.rank)?;
             links.push((*peer, Box::new(TcpLink::new(stream, peer.to_string())?)));
         }
-        let n_after = self.init.peers.iter().filter(|(peer, _)| *peer > me.rank).count();
-        for _ in 0..n_after {
-            let (peer, stream) = self.accept_peer(me.rank)?;
-            links.push((peer, Box::new(TcpLink::new(stream, peer.to_string())?)));
-        }
+        links.extend(self.wait_for_peers(me.rank)?);
         let mut world = World::new(me.rank, links, Duration::from_secs(DEADLINE_S))?;
         if self.is_crowded(plan, me) {
             world.set_spin(Duration::ZERO);
@@ -181,19 +208,20 @@ impl Rank {
         Ok(world.shared())
     }
 
-    /// The next rank that proves it knows the secret; others are turned away.
-    fn accept_peer(&self, me: RankId) -> Result<(RankId, TcpStream), RankError> {
-        loop {
-            let (stream, _) = self.listener.accept()?;
-            stream.set_nodelay(true)?;
-            let timeout = Duration::from_millis(HANDSHAKE_TIMEOUT_MS);
-            let mut timed = Timed::new(&stream, timeout);
-            let party = handshake::accept(&mut timed, &self.secret, Party::Rank(me), nonce());
-            drop(timed);
-            if let Ok(Party::Rank(peer)) = party {
-                return Ok((peer, stream));
+    /// Links to the ranks after this one, which prove that they know the secret; others are turned away.
+    fn wait_for_peers(&self, me: RankId) -> Result<Links, RankError> {
+        let mut links = Links::new();
+        let n_after = self.init.peers.iter().filter(|(peer, _)| *peer > me).count();
+        let secret = self.secret.clone();
+        let hear = move |stream: &_| door::admit_rank(&mut door::timed(stream), &secret, Party::Rank(me));
+        let mut door = Door::new(self.listener.try_clone()?, hear)?;
+        while links.len() < n_after {
+            let knock = door.next(Duration::from_millis(POLL_MS))?;
+            if let Some(Knock { entry: Ok((stream, peer)), .. }) = knock {
+                links.push((peer, Box::new(TcpLink::new(stream, peer.to_string())?)));
             }
         }
+        Ok(links)
     }
 
     /// Whether this machine runs more threads of the replica than it has cores.

@@ -1,12 +1,18 @@
 //! Serves a replica over HTTP until interrupted. Binds the socket and hands `api` its clock and randomness.
 
 use std::{
-    net::SocketAddr,
+    io,
+    net::{self, SocketAddr},
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use api::{AppState, Limits};
-use tokio::{net::TcpListener, runtime, signal};
+use hw::Machine;
+use tokio::{
+    net::TcpListener,
+    runtime,
+    signal::unix::{SignalKind, signal},
+};
 
 use crate::{OpenModel, Replica};
 
@@ -17,23 +23,39 @@ const SERVER_THREADS: usize = 2;
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The address.
-    #[error("cannot listen on {address}: {source}\nhint: --port chooses another port")]
+    #[error("cannot listen on {address}: {source}\nhint: {}", bind_hint(.source))]
     Bind {
         /// What was asked for.
         address: SocketAddr,
         /// Why not.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The system.
     #[error("cannot serve: {0}")]
-    Io(#[from] std::io::Error),
+    Io(#[from] io::Error),
 }
 
-/// Serves `model` on `address` until Ctrl-C or SIGTERM, then ends the replica. `on_ready` hears the address bound.
+fn bind_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrNotAvailable => "--host takes an address of this machine",
+        _ => "--port chooses another port, 0 any free one",
+    }
+}
+
+/// The socket of the API. Bound before a model is loaded, so that a port in use is known at once.
+pub fn bind(address: SocketAddr) -> Result<net::TcpListener, ServeError> {
+    let bound = net::TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    bound.map_err(|source| ServeError::Bind { address, source })
+}
+
+/// Serves `model` on a bound socket until Ctrl-C or SIGTERM, then ends the replica. `on_ready` hears the address.
 pub fn serve(
     model: OpenModel,
     replica: Replica,
-    address: SocketAddr,
+    listener: net::TcpListener,
     on_ready: impl FnOnce(SocketAddr),
 ) -> Result<(), ServeError> {
     let runtime = runtime::Builder::new_multi_thread()
@@ -41,18 +63,20 @@ pub fn serve(
         .enable_all()
         .build()?;
     let served = runtime.block_on(async {
-        let listener =
-            TcpListener::bind(address).await.map_err(|source| ServeError::Bind { address, source })?;
+        let listener = TcpListener::from_std(listener)?;
+        let (mut interrupted, mut terminated) =
+            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         on_ready(listener.local_addr()?);
         let state = state(model, &replica);
         // open streams end with the replica, so nothing is waited for here
         tokio::select! {
-            served = api::serve(listener, state) => served.map_err(ServeError::Io),
-            stopped = interrupted() => stopped.map_err(ServeError::Io),
+            served = api::serve(listener, state) => served,
+            _ = interrupted.recv() => Ok(()),
+            _ = terminated.recv() => Ok(()),
         }
     });
     replica.stop();
-    served
+    served.map_err(ServeError::Io)
 }
 
 fn state(model: OpenModel, replica: &Replica) -> AppState {
@@ -64,17 +88,15 @@ fn state(model: OpenModel, replica: &Replica) -> AppState {
         aliases: model.aliases,
         context_len: replica.plan().context_len(),
         limits: Limits::default(),
-        allowed_hosts: Vec::new(),
+        allowed_hosts: own_names(),
         random: Box::new(crate::random_seed),
         unix_time_s: Box::new(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs())),
         status: replica.status(),
     }
 }
 
-async fn interrupted() -> Result<(), std::io::Error> {
-    let mut terminated = signal::unix::signal(signal::unix::SignalKind::terminate())?;
-    tokio::select! {
-        interrupted = signal::ctrl_c() => interrupted,
-        _ = terminated.recv() => Ok(()),
-    }
+/// Names under which other machines reach this one: its own, and the one it has on a network without a name server.
+fn own_names() -> Vec<String> {
+    let name = Machine::probe().name;
+    name.into_iter().flat_map(|name| [format!("{name}.local"), name]).collect()
 }

@@ -2,9 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::ErrorKind,
     net::{SocketAddr, TcpListener, TcpStream},
-    thread,
     time::{Duration, Instant},
 };
 
@@ -12,11 +10,11 @@ use base::{NodeId, RankId};
 use plan::Node;
 use wire::{
     FromRank,
-    handshake::{self, HANDSHAKE_TIMEOUT_MS, Party, Secret, Timed},
+    handshake::{Party, Secret},
 };
 
 use super::{Processes, ReplicaError};
-use crate::secret::nonce;
+use crate::door::{self, Door, Knock};
 
 /// Time for a process of this machine to start and connect, in seconds.
 const LOCAL_CONNECT_S: u64 = 30;
@@ -25,10 +23,12 @@ const POLL_MS: u64 = 2;
 
 /// Ranks that have come so far.
 pub(super) struct Gathering {
-    listener: TcpListener,
-    secret: Secret,
+    door: Door<Introduction>,
     joined: BTreeMap<RankId, Joined>,
 }
+
+/// What a rank says at the door: its number, where it waits for its peers, its machine.
+type Introduction = (RankId, SocketAddr, Node);
 
 /// A rank that has come.
 pub(super) struct Joined {
@@ -42,13 +42,13 @@ impl Gathering {
     pub(super) fn listen(address: SocketAddr, secret: Secret) -> Result<Gathering, ReplicaError> {
         let listener =
             TcpListener::bind(address).map_err(|source| ReplicaError::Listen { address, source })?;
-        listener.set_nonblocking(true)?;
-        Ok(Gathering { listener, secret, joined: BTreeMap::new() })
+        let door = Door::new(listener, move |stream| introduction(stream, &secret))?;
+        Ok(Gathering { door, joined: BTreeMap::new() })
     }
 
     /// Where ranks are to connect.
     pub(super) fn address(&self) -> Result<SocketAddr, ReplicaError> {
-        Ok(self.listener.local_addr()?)
+        Ok(self.door.address()?)
     }
 
     /// Waits, as long as it takes, for ranks that people start; returns their machines, in order.
@@ -91,37 +91,34 @@ impl Gathering {
     ) -> Result<(), ReplicaError> {
         while ranks.iter().any(|rank| !self.joined.contains_key(rank)) {
             check()?;
-            match self.listener.accept() {
-                Ok((stream, _)) => self.admit(stream, ranks),
-                Err(e) if e.kind() == ErrorKind::WouldBlock => thread::sleep(Duration::from_millis(POLL_MS)),
-                Err(e) => return Err(e.into()),
+            if let Some(knock) = self.door.next(Duration::from_millis(POLL_MS))? {
+                self.admit(knock, ranks);
             }
         }
         Ok(())
     }
 
-    /// Lets a rank in that is expected and proves it knows the secret; anybody else is turned away.
-    fn admit(&mut self, stream: TcpStream, ranks: &[RankId]) {
-        match self.greet(&stream) {
-            Ok((rank, data, node)) if ranks.contains(&rank) && !self.joined.contains_key(&rank) => {
-                self.joined.insert(rank, Joined { control: stream, data, node });
+    /// Lets a rank in that is expected and proved that it knows the secret; anybody else is turned away.
+    fn admit(&mut self, Knock { from, entry }: Knock<Introduction>, ranks: &[RankId]) {
+        match entry {
+            Ok((control, (rank, data, node)))
+                if ranks.contains(&rank) && !self.joined.contains_key(&rank) =>
+            {
+                self.joined.insert(rank, Joined { control, data, node });
             }
-            Ok((rank, ..)) => eprintln!("warning: turned away {rank}, which is not expected or here already"),
-            Err(why) => eprintln!("warning: turned away a connection: {why}"),
+            Ok((_, (rank, ..))) => {
+                eprintln!("warning: turned away {rank} from {from}, which is not expected or here already");
+            }
+            Err(why) => eprintln!("warning: turned away a connection from {from}: {why}"),
         }
     }
+}
 
-    fn greet(&self, stream: &TcpStream) -> Result<(RankId, SocketAddr, Node), String> {
-        stream.set_nonblocking(false).map_err(|e| e.to_string())?;
-        stream.set_nodelay(true).map_err(|e| e.to_string())?;
-        let mut timed = Timed::new(stream, Duration::from_millis(HANDSHAKE_TIMEOUT_MS));
-        let party = handshake::accept(&mut timed, &self.secret, Party::Node, nonce());
-        let Party::Rank(rank) = party.map_err(|e| e.to_string())? else {
-            return Err("expected a rank, found another serving process".to_owned());
-        };
-        match wire::read_frame(&mut timed).map_err(|e| e.to_string())? {
-            FromRank::Listening { addr, node } => Ok((rank, addr, node)),
-            _ => Err(format!("{rank} did not say where it listens")),
-        }
+fn introduction(stream: &TcpStream, secret: &Secret) -> Result<Introduction, String> {
+    let mut timed = door::timed(stream);
+    let rank = door::admit_rank(&mut timed, secret, Party::Node)?;
+    match wire::read_frame(&mut timed).map_err(|e| e.to_string())? {
+        FromRank::Listening { addr, node } => Ok((rank, addr, node)),
+        _ => Err(format!("{rank} did not say where it listens")),
     }
 }

@@ -83,12 +83,22 @@ pub enum ReplicaError {
         found: u32,
     },
     /// The address for ranks.
-    #[error("cannot listen on {address} for ranks: {source}")]
+    #[error(
+        "cannot listen on {address} for ranks: {source}\nhint: --listen takes this machine's own address and a free port"
+    )]
     Listen {
         /// What was asked for.
         address: SocketAddr,
         /// Why not.
         source: std::io::Error,
+    },
+    /// An address that ranks elsewhere cannot call back on.
+    #[error(
+        "--listen: expected one address of this machine, found {address}, which stands for all\nhint: name the address under which the other machines reach this one"
+    )]
+    AnyAddress {
+        /// What was asked for.
+        address: SocketAddr,
     },
     /// A process.
     #[error("cannot start {}: {source}", .executable.display())]
@@ -146,6 +156,9 @@ impl Replica {
         let n_ranks = placement.world_size();
         if n_remote > 0 && n_remote >= n_ranks {
             return Err(ReplicaError::TooManyRemote { n_ranks, found: n_remote });
+        }
+        if let Some(address) = options.remote.as_ref().map(|r| r.listen).filter(|a| a.ip().is_unspecified()) {
+            return Err(ReplicaError::AnyAddress { address });
         }
         let secret = options.remote.as_ref().map_or_else(SecretLine::fresh, |r| r.secret.clone());
         let loopback = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);

@@ -3,6 +3,7 @@
 use std::{
     io::Write,
     net::SocketAddr,
+    os::unix::process::{CommandExt, ExitStatusExt},
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     thread,
@@ -39,6 +40,7 @@ impl Processes {
                 .args(["rank", "--connect", &address.to_string(), "--rank", &rank.0.to_string()])
                 .stdin(Stdio::piped())
                 .stdout(Stdio::null())
+                .process_group(0) // Ctrl-C is for this process, which ends the ranks in good order
                 .spawn()
                 .map_err(failed)?;
             let stdin = child.stdin.take();
@@ -99,7 +101,6 @@ impl Drop for Processes {
 }
 
 fn describe(status: ExitStatus) -> String {
-    use std::os::unix::process::ExitStatusExt;
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("ended with exit code {code}"),
         (None, Some(signal)) => format!("was killed by signal {signal}"),

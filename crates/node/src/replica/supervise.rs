@@ -141,7 +141,9 @@ fn watch(events: &Receiver<Event>, shared: &Shared, client: &Client) {
             other => {
                 if shared.why_down().is_none() {
                     let (rank, why) = shared.loss(rank, other);
-                    shared.end(&format!("{rank} was lost: {why}"), client);
+                    let why = format!("{rank} was lost: {why}");
+                    eprintln!("error: {why}");
+                    shared.end(&why, client);
                 }
                 return;
             }

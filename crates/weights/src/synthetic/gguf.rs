@@ -6,7 +6,7 @@ use std::{fs::File, io::BufWriter, path::Path};
 use base::DType;
 
 use super::{
-    Arch, Quant, RMS_EPSILON, Recipe, RecipeError,
+    Arch, Quant, RMS_EPSILON, ROPE_FACTOR, ROPE_ORIGINAL_CONTEXT, Recipe, RecipeError, Rope,
     random::write_tensor,
     tensors::Planned,
     vocabulary::{CHAT_TEMPLATE, END_OF_TEXT, SPECIAL, TURN_END, Vocabulary},
@@ -71,6 +71,15 @@ fn add_model_keys(writer: &mut Writer, recipe: &Recipe) {
     }
     writer.metadata(format!("{arch}.rope.freq_base"), Value::F32(recipe.arch.rope_theta()));
     writer.metadata(format!("{arch}.attention.layer_norm_rms_epsilon"), Value::F32(RMS_EPSILON));
+    let scaling = match recipe.rope {
+        Rope::Plain | Rope::PerPair => return,
+        Rope::Linear => "linear",
+        Rope::Yarn => "yarn",
+    };
+    writer.metadata(format!("{arch}.rope.scaling.type"), Value::Str(scaling.to_owned()));
+    writer.metadata(format!("{arch}.rope.scaling.factor"), Value::F32(ROPE_FACTOR));
+    let original = Value::U32(ROPE_ORIGINAL_CONTEXT);
+    writer.metadata(format!("{arch}.rope.scaling.original_context_length"), original);
 }
 
 fn add_tokenizer_keys(writer: &mut Writer, recipe: &Recipe) {

@@ -10,7 +10,7 @@ use base::DType;
 use serde_json::{Value, json};
 
 use super::{
-    Arch, Quant, RMS_EPSILON, Recipe, RecipeError,
+    Arch, Quant, RMS_EPSILON, ROPE_FACTOR, ROPE_ORIGINAL_CONTEXT, Recipe, RecipeError, Rope,
     gguf::WRITE_BUFFER_BYTES,
     random::write_tensor,
     tensors::Planned,
@@ -115,7 +115,7 @@ fn config(recipe: &Recipe, dtype: DType) -> Value {
         "max_position_embeddings": recipe.context,
         "rms_norm_eps": shortest(RMS_EPSILON),
         "rope_theta": recipe.arch.rope_theta(),
-        "rope_scaling": null,
+        "rope_scaling": rope_scaling(recipe.rope),
         "hidden_act": "silu",
         "attention_bias": bias,
         "mlp_bias": false,
@@ -126,6 +126,18 @@ fn config(recipe: &Recipe, dtype: DType) -> Value {
         "eos_token_id": vocabulary.special_id(TURN_END),
         "pad_token_id": vocabulary.special_id(END_OF_TEXT),
     })
+}
+
+fn rope_scaling(rope: Rope) -> Value {
+    match rope {
+        Rope::Plain | Rope::PerPair => Value::Null,
+        Rope::Linear => json!({"rope_type": "linear", "factor": ROPE_FACTOR}),
+        Rope::Yarn => json!({
+            "rope_type": "yarn",
+            "factor": ROPE_FACTOR,
+            "original_max_position_embeddings": ROPE_ORIGINAL_CONTEXT,
+        }),
+    }
 }
 
 /// The number as people write it: an f32 widened to f64 has digits that nobody meant.

@@ -17,6 +17,10 @@ use tensors::Planned;
 
 /// The smallest vocabulary: every byte and the special tokens.
 pub const MIN_VOCAB: u32 = vocabulary::N_FIXED;
+/// How far a scaled rope reaches beyond the original context.
+pub const ROPE_FACTOR: f32 = 4.0;
+/// Context before scaling, in tokens.
+pub const ROPE_ORIGINAL_CONTEXT: u32 = 64;
 /// Largest width, head count, vocabulary or context of a recipe; no real model comes near.
 const MAX_SIZE: u32 = 1 << 24;
 /// Most layers of a recipe.
@@ -47,6 +51,8 @@ pub struct Recipe {
     pub quant: Quant,
     /// Longest context the model claims to be made for, in tokens.
     pub context: u32,
+    /// How positions are stretched.
+    pub rope: Rope,
     /// The output head is the embedding table.
     pub tied: bool,
     /// Fixes all values.
@@ -60,6 +66,19 @@ pub enum Arch {
     Llama,
     Qwen2,
     Qwen3,
+}
+
+/// How a model stretches its positions, each way with one fixed set of numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rope {
+    /// Not at all.
+    Plain,
+    /// All of them divided by [`ROPE_FACTOR`].
+    Linear,
+    /// YaRN by [`ROPE_FACTOR`] from [`ROPE_ORIGINAL_CONTEXT`] tokens.
+    Yarn,
+    /// A factor for each pair of values, as GGUF files of Llama 3.1 have it; such a recipe has no Hugging Face form.
+    PerPair,
 }
 
 /// Number formats of a model's matrices.
@@ -108,6 +127,11 @@ pub enum RecipeError {
         /// The recipe's format.
         found: Quant,
     },
+    /// A rope that a Hugging Face configuration has no words for.
+    #[error(
+        "a Hugging Face directory has no factors for each pair of values\nhint: write this recipe as GGUF"
+    )]
+    HfRope,
     /// A name that is none.
     #[error("expected one of {expected}, found {found:?}")]
     Name {
@@ -143,9 +167,23 @@ impl Recipe {
             vocab: 512,
             quant: Quant::Uniform(DType::F32),
             context: 512,
+            rope: Rope::Plain,
             tied: false,
             seed: 1,
         }
+    }
+
+    /// Tiny models that differ in all that a forward pass must get right, with names; golden files are made of them.
+    pub fn tiny_family() -> [(&'static str, Recipe); 6] {
+        let scaled = |rope: Rope| Recipe { rope, ..Recipe::tiny(Arch::Llama) };
+        [
+            ("tiny-llama", Recipe::tiny(Arch::Llama)),
+            ("tiny-llama-linear", scaled(Rope::Linear)),
+            ("tiny-llama-yarn", scaled(Rope::Yarn)),
+            ("tiny-llama-per-pair", scaled(Rope::PerPair)),
+            ("tiny-qwen2", Recipe::tiny(Arch::Qwen2)),
+            ("tiny-qwen3", Recipe::tiny(Arch::Qwen3)),
+        ]
     }
 
     /// The benchmark model: a llama of 1.1 billion parameters in Q4_0.
@@ -161,6 +199,7 @@ impl Recipe {
             vocab: 32_768,
             quant: Quant::Uniform(DType::Q4_0),
             context: 8192,
+            rope: Rope::Plain,
             tied: false,
             seed: 1,
         }
@@ -190,6 +229,9 @@ impl Recipe {
     pub fn write_hf_shards(&self, dir: impl AsRef<Path>, n_shards: u32) -> Result<(), RecipeError> {
         if matches!(self.quant, Quant::Q4KM) || matches!(self.quant, Quant::Uniform(d) if d.block_len() > 1) {
             return Err(RecipeError::HfDType { found: self.quant });
+        }
+        if self.rope == Rope::PerPair {
+            return Err(RecipeError::HfRope);
         }
         let planned = self.checked_plan()?;
         check("--shards", u64::from(n_shards), 1, u64::from(MAX_SHARDS).min(planned.len() as u64))?;

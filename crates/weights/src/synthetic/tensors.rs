@@ -6,7 +6,7 @@
 
 use base::DType;
 
-use super::{Arch, Quant, Recipe};
+use super::{Arch, Quant, Recipe, Rope};
 use crate::TensorInfo;
 
 /// Spread of the logits.
@@ -18,6 +18,8 @@ const ATTENTION_GAIN: f32 = 1.5;
 const TIED_BRANCH_GAIN: f32 = 3.0;
 /// Half-width of the noise on norm weights.
 const NORM_SPREAD: f32 = 0.1;
+/// Factors that divide the frequencies of rope's pairs.
+const ROPE_FACTORS: Fill = Fill::Around { mean: 4.0, spread: 3.0 };
 /// Half-width of the biases.
 const BIAS_SPREAD: f32 = 0.3;
 
@@ -51,6 +53,10 @@ pub(super) fn plan(recipe: &Recipe) -> Vec<Planned> {
         Quant::Q4KM => (DType::Q4_K, DType::Q6_K),
     };
     let mut all = vec![matrix("token_embd", "model.embed_tokens", embedding, [vocab, hidden], embedding_std)];
+    if recipe.rope == Rope::PerPair {
+        let (n_pairs, name) = (recipe.head_dim as usize / 2, "rope_freqs.weight");
+        all.push(planned(name.to_owned(), String::new(), DType::F32, vec![n_pairs], ROPE_FACTORS));
+    }
     for layer in 0..recipe.n_layers {
         all.extend(plan_layer(recipe, layer));
     }
