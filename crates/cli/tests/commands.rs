@@ -17,9 +17,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 use weights::synthetic::{Arch, Recipe};
 
-/// A vocabulary without unused entries, which the two file formats spell differently.
+/// Its vocabulary ends in unused entries, which only one of the two file formats writes down.
 fn tiny() -> Recipe {
-    Recipe { vocab: 320, ..Recipe::tiny(Arch::Llama) }
+    Recipe::tiny(Arch::Llama)
 }
 
 fn model() -> (PathBuf, TempDir) {

@@ -19,7 +19,7 @@ use weights::{
 
 /// Largest difference of any log-probability between one rank and a tensor split: sums of partial products round
 /// differently.
-const MAX_TP_DELTA: f32 = 2e-2;
+const MAX_TP_DELTA: f32 = 1e-2;
 
 type Answers = BTreeMap<RequestId, Vec<Sampled>>;
 type Links = Vec<(RankId, Box<dyn Link>)>;

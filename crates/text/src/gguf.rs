@@ -51,6 +51,8 @@ enum Kind {
     Unknown,
     Control,
     UserDefined,
+    /// Fills up the vocabulary; stands for no text.
+    Unused,
     Byte,
 }
 
@@ -121,6 +123,7 @@ fn kinds(vocab: &GgufVocab) -> Vec<Kind> {
             2 => Kind::Unknown,
             3 => Kind::Control,
             4 => Kind::UserDefined,
+            5 => Kind::Unused,
             6 => Kind::Byte,
             _ => Kind::Normal,
         };
@@ -149,7 +152,7 @@ fn added(vocab: &GgufVocab, kinds: &[Kind]) -> Vec<(TokenId, AddedToken)> {
             let special = match kind {
                 Kind::Control | Kind::Unknown => true,
                 Kind::UserDefined => false,
-                Kind::Normal | Kind::Byte => return None,
+                Kind::Normal | Kind::Byte | Kind::Unused => return None,
             };
             Some((id, AddedToken::from(text.as_str(), special).normalized(false)))
         })
@@ -163,16 +166,16 @@ fn pieces(vocab: &GgufVocab, kinds: &[Kind], spelling: Spelling, strips_space: b
             Kind::Normal => Role::Text,
             Kind::UserDefined => Role::Verbatim,
             Kind::Byte => Role::Byte,
-            Kind::Control | Kind::Unknown => Role::Control,
+            Kind::Control | Kind::Unknown | Kind::Unused => Role::Control,
         };
         pieces.push(text, role, spelling);
     }
     pieces
 }
 
-/// Control tokens stay out of the model, so no text can be merged into one.
+/// Control and unused tokens stay out of the model, so no text can be merged into one.
 fn byte_level_model(vocab: &GgufVocab, kinds: &[Kind], pre: &Pre) -> Result<BPE, TextError> {
-    let is_control = |kind: &Kind| matches!(kind, Kind::Control | Kind::Unknown);
+    let is_control = |kind: &Kind| matches!(kind, Kind::Control | Kind::Unknown | Kind::Unused);
     let words: Vocab = ids(vocab)
         .zip(kinds)
         .filter(|(_, kind)| !is_control(kind))
