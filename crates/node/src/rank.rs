@@ -35,7 +35,7 @@ use crate::{
 const CONNECT_TIMEOUT_MS: u64 = 10_000;
 /// How often the door for peers is looked at, in milliseconds.
 const POLL_MS: u64 = 2;
-/// After a lost link, time for the serving process to end the replica, in milliseconds.
+/// After a failure in the middle of work, time for the serving process to end the replica, in milliseconds.
 const END_PATIENCE_MS: u64 = 400;
 /// Counters are reported this often while steps run, in milliseconds.
 const STATS_INTERVAL_MS: u64 = 250;
@@ -111,8 +111,8 @@ pub fn run_rank(options: RankOptions) -> Result<(), RankError> {
     let commands = listen_to_node(control.try_clone()?);
     let ended = Rank { init, model: options.model, secret, machine, listener }.run(&mut control, &commands);
     if let Err(error) = &ended {
-        if matches!(error, RankError::Collective(_) | RankError::Run(RunError::Collective(_))) {
-            // a peer that went away may be the end of the replica, of which the serving process tells in a moment
+        if matches!(error, RankError::Collective(_) | RankError::Run(_) | RankError::Step(_)) {
+            // most often a peer went away; if that is the end of the replica, the serving process says so in a moment
             thread::sleep(Duration::from_millis(END_PATIENCE_MS));
         }
         wire::write_frame(&mut control, &FromRank::Failed { message: error.to_string() })?;
