@@ -84,7 +84,10 @@ pub(crate) fn replica(
                 eprintln!("  onefold rank --connect {address} --rank {n} --secret-file SECRET --model PATH");
             }
         }
-        StartEvent::Planned(plan) => eprintln!("{}", report::plan(plan)),
+        StartEvent::Planned { plan, notes } => {
+            eprintln!("{}", report::plan(plan));
+            notes.iter().for_each(|note| eprintln!("note: {note}"));
+        }
         StartEvent::Ready { rank, loaded, load } => {
             eprintln!("{rank} is ready: {loaded} of weights in {}", report::seconds(load));
         }

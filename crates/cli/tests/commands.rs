@@ -84,6 +84,15 @@ fn a_chat_reads_standard_input() {
 }
 
 #[test]
+fn more_threads_than_cores_are_noted() {
+    let (model, _dir) = model();
+    let mut command = onefold();
+    command.arg("run").arg(model).args(["hi", "--max-tokens", "1", "--threads", "1000"]);
+    let (_, stderr) = ran(&mut command, 0);
+    assert!(stderr.contains("note: rank 0 was to have 1000 of its node's cores"), "{stderr}");
+}
+
+#[test]
 fn benchmarks_print_json() {
     let (model, _dir) = model();
     let mut command = onefold();

@@ -2,7 +2,7 @@
 
 use base::{Bytes, ModelSpec, NodeId};
 use hw::Machine;
-use plan::{Goal, Node, Plan, PlanError, Topology};
+use plan::{Goal, Node};
 
 /// Longest context that is set up unless asked for, in tokens: long contexts cost memory that most do not need.
 pub const DEFAULT_CONTEXT_TOKENS: u32 = 8192;
@@ -32,11 +32,11 @@ impl Placement {
         self.tp.saturating_mul(self.pp)
     }
 
-    /// A plan over the given nodes, the last `n_remote` of which hold one rank each.
-    pub(crate) fn plan(&self, model: &ModelSpec, nodes: Vec<Node>, n_remote: u32) -> Result<Plan, PlanError> {
+    /// The goal over `nodes`, the last `n_remote` of which hold one rank each.
+    pub(crate) fn goal(&self, model: &ModelSpec, nodes: &[Node], n_remote: u32) -> Goal {
         let n_local = self.world_size().saturating_sub(n_remote);
         let cores = nodes.first().map_or(1, |node| node.n_cores);
-        let goal = Goal {
+        Goal {
             tp: self.tp,
             pp: self.pp,
             split: self.split.clone(),
@@ -47,8 +47,7 @@ impl Placement {
             ranks_per_node: Some(
                 std::iter::once(n_local).chain(std::iter::repeat_n(1, n_remote as usize)).collect(),
             ),
-        };
-        Plan::make(&Topology { nodes }, model, &goal)
+        }
     }
 }
 

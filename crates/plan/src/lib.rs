@@ -178,7 +178,7 @@ impl Plan {
         let short = |r: &&RankPlan| (r.cores.len() as u32) < goal.threads_per_rank;
         let note = |r: &RankPlan| {
             let (rank, asked, n_cores) = (r.rank, goal.threads_per_rank, r.cores.len());
-            format!("{rank} was to have {asked} threads, its share of the node's cores is {n_cores}")
+            format!("{rank} was to have {asked} of its node's cores for its own, its share is {n_cores}")
         };
         self.ranks().iter().filter(short).map(note).collect()
     }

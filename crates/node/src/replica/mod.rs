@@ -16,7 +16,7 @@ use std::{
 use base::{Bytes, NodeId, RankId};
 use engine::Client;
 use hw::Machine;
-use plan::{Plan, PlanError};
+use plan::{Plan, PlanError, Topology};
 use wire::WireError;
 
 use crate::{OpenModel, Placement, SecretLine, placement::this_node};
@@ -54,7 +54,12 @@ pub enum StartEvent<'a> {
         address: SocketAddr,
     },
     /// The plan is made.
-    Planned(&'a Plan),
+    Planned {
+        /// Who holds what.
+        plan: &'a Plan,
+        /// What differs from what was asked for.
+        notes: Vec<String>,
+    },
     /// A rank has loaded its share.
     Ready {
         /// Which one.
@@ -172,8 +177,9 @@ impl Replica {
             on_event(StartEvent::Waiting { ranks: &ranks, address: gathering.address()? });
             nodes.extend(gathering.wait_for_remote(&ranks)?);
         }
-        let plan = placement.plan(&model.description.spec, nodes, n_remote)?;
-        on_event(StartEvent::Planned(&plan));
+        let goal = placement.goal(&model.description.spec, &nodes, n_remote);
+        let plan = Plan::make(&Topology { nodes }, &model.description.spec, &goal)?;
+        on_event(StartEvent::Planned { plan: &plan, notes: plan.notes(&goal) });
 
         let local: Vec<RankId> = (0..n_local).map(RankId).collect();
         let mut processes = Processes::spawn(&options.executable, &local, gathering.address()?, &secret)?;
