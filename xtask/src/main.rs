@@ -2,7 +2,9 @@
 
 mod bench;
 mod golden;
+mod mac_check;
 mod make_model;
+mod mlx;
 mod python;
 mod tidy;
 
@@ -36,12 +38,22 @@ enum Command {
     ///
     /// Example: cargo xtask bench model.gguf
     Bench(bench::BenchArgs),
+    /// Get MLX and run every test that needs it.
+    ///
+    /// Example: MLX_DIR=$(cargo xtask mlx --fetch) cargo build --release --features mlx
+    Mlx(mlx::MlxArgs),
+    /// Check, link and lay out the program for a Mac, from Linux and with packages alone.
+    ///
+    /// Example: cargo xtask mac-check
+    MacCheck,
 }
 
 fn main() -> Result<ExitCode> {
     match Cli::parse().command {
         Command::MakeModel(args) => make_model::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Golden(args) => golden::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Mlx(args) => mlx::run(&args),
+        Command::MacCheck => mac_check::run().map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Tidy => Ok(if tidy::run()? == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
     }

@@ -1,16 +1,17 @@
-//! Python programs that bring the engines we compare with. Needed by golden files and benchmarks, never by the product.
+//! Python programs that bring the engines we compare with. Needed by golden files, benchmarks and comparisons, never by the
+//! product.
 
 use std::{path::Path, process::Command};
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// A Python with llama.cpp: `ONEFOLD_PYTHON`, or `python3`.
+/// A Python and the packages it has.
 pub(crate) struct Python {
     program: String,
 }
 
 impl Python {
-    /// Finds it, or says how to get it.
+    /// One with llama.cpp, `ONEFOLD_PYTHON` or `python3`; or says how to get it.
     pub(crate) fn with_llama_cpp() -> Result<Python> {
         let program = std::env::var("ONEFOLD_PYTHON").unwrap_or_else(|_| "python3".to_owned());
         let found = Command::new(&program).args(["-c", "import llama_cpp"]).output();
@@ -23,15 +24,35 @@ impl Python {
         Ok(Python { program })
     }
 
-    /// Runs one of our scripts and returns what it printed.
-    pub(crate) fn run(&self, script: &Path, args: &[&str]) -> Result<String> {
+    /// One of its own in `folder`, made with `python3` unless it is there.
+    pub(crate) fn in_venv(folder: &Path) -> Result<Python> {
+        let venv = Python { program: folder.join("bin/python").display().to_string() };
+        if !folder.join("bin/pip").exists() {
+            let python = Python { program: "python3".to_owned() };
+            python.call(&["-m", "venv", &folder.display().to_string()])?;
+        }
+        Ok(venv)
+    }
+
+    /// How it is started.
+    pub(crate) fn program(&self) -> &str {
+        &self.program
+    }
+
+    /// Runs it and returns what it printed.
+    pub(crate) fn call(&self, args: &[&str]) -> Result<String> {
         let output = Command::new(&self.program)
-            .arg(script)
             .args(args)
             .output()
             .with_context(|| format!("cannot start {}", self.program))?;
         let errors = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{} failed: {errors}", script.display());
+        ensure!(output.status.success(), "{} {} failed: {errors}", self.program, args.join(" "));
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Runs one of our scripts and returns what it printed.
+    pub(crate) fn run(&self, script: &Path, args: &[&str]) -> Result<String> {
+        let script = script.display().to_string();
+        self.call(&[&[script.as_str()], args].concat())
     }
 }

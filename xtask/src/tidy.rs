@@ -85,7 +85,8 @@ fn check(packages: &[Package], sources: &[Source], architecture: &str, glossary:
     findings
 }
 
-fn metadata() -> Result<Value> {
+/// The workspace as cargo describes it.
+pub(crate) fn metadata() -> Result<Value> {
     let mut cargo = std::process::Command::new("cargo");
     let output = cargo
         .args(["metadata", "--no-deps", "--format-version", "1"])

@@ -1,6 +1,7 @@
 //! Domain types shared by every layer: ids, sizes, number formats, the shape of a model, a batch, a request.
 //! Plain data only: no I/O, no clock, no serialisation, no architecture names.
 
+mod affine;
 mod batch;
 mod bytes;
 mod dtype;
@@ -9,6 +10,7 @@ mod matrix;
 mod request;
 mod spec;
 
+pub use affine::{AffineView, WeightView};
 pub use batch::{Batch, SeqSlice, Step};
 pub use bytes::Bytes;
 pub use dtype::DType;

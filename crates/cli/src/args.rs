@@ -2,7 +2,19 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand, value_parser};
+use clap::{
+    Args, Parser, Subcommand,
+    builder::{PossibleValuesParser, TypedValueParser},
+    value_parser,
+};
+use plan::{BackendKind, Collectives, Fence};
+
+use crate::field_test::Part;
+
+/// Time a step may take unless asked for otherwise, in seconds: more than a long prompt's chunk takes on a slow machine.
+pub(crate) const STEP_DEADLINE_S: u64 = 60;
+/// Longest time a step may be given, in seconds: a day.
+const MAX_STEP_DEADLINE_S: u64 = 86_400;
 
 /// The machines you own, folded into one AI computer.
 #[derive(Parser)]
@@ -36,6 +48,9 @@ pub(crate) enum Command {
         after_help = "Example:\n  onefold bench ./model.gguf -p 512 -n 128 --repeat 5 --tp 2 --threads 1"
     )]
     Bench(BenchArgs),
+    /// Check and measure this machine, and write one report to send back. Sends nothing and changes no setting.
+    #[command(after_help = "Example:\n  onefold field-test --output report.md")]
+    FieldTest(FieldTestArgs),
     /// One rank of a replica; started by the other commands, or by hand on another machine.
     #[command(
         hide = true,
@@ -68,6 +83,30 @@ pub(crate) struct PlacementArgs {
     /// Tokens the KV cache holds over all requests.
     #[arg(long, value_name = "TOKENS")]
     pub(crate) kv_tokens: Option<u32>,
+    #[command(flatten)]
+    pub(crate) compute: ComputeArgs,
+}
+
+/// What ranks compute with.
+#[derive(Args, Clone)]
+pub(crate) struct ComputeArgs {
+    /// What ranks compute with: one for all, or a list with one for each; what their machines do best when absent.
+    #[arg(long, value_delimiter = ',', value_name = "BACKEND,…", value_parser = one_of(BackendKind::ALL, BackendKind::name))]
+    pub(crate) backend: Option<Vec<BackendKind>>,
+    /// Who sums over the ranks of a stage; MLX's own where all ranks are Macs with MLX, else onefold when absent.
+    #[arg(long, value_name = "WHO", value_parser = one_of(Collectives::ALL, Collectives::name))]
+    pub(crate) collectives: Option<Collectives>,
+    /// How sums inside a graph wait for a Mac's GPU; the fast way has been seen to wedge GPUs until a restart.
+    #[arg(long, default_value = Fence::Safe.name(), value_name = "KIND", value_parser = one_of(Fence::ALL, Fence::name))]
+    pub(crate) fence: Fence,
+    /// File that says which RDMA device leads from which rank to which: a JSON list for each rank, with a device or null
+    /// for each rank.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) jaccl_devices: Option<PathBuf>,
+    /// Time one step may take before its rank is taken to hang and is killed. A long prompt on a slow machine may need
+    /// more.
+    #[arg(long, default_value_t = STEP_DEADLINE_S, value_name = "SECONDS", value_parser = value_parser!(u64).range(1..=MAX_STEP_DEADLINE_S))]
+    pub(crate) step_deadline: u64,
 }
 
 /// Ranks on other machines.
@@ -164,8 +203,30 @@ pub(crate) struct BenchArgs {
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
+    /// Also print what the backend hands to its device for a token of decode.
+    #[arg(short = 'v', long)]
+    pub(crate) verbose: bool,
     #[command(flatten)]
     pub(crate) placement: PlacementArgs,
+}
+
+#[derive(Args)]
+pub(crate) struct FieldTestArgs {
+    /// Where the report goes; onefold-field-test-HOST-DATE.md in this folder when absent.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Small sizes: shows that everything runs; the speeds mean nothing.
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Model of the benchmark, as for bench; the default model when absent, or one made on the spot if that cannot be had.
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) model: Option<String>,
+    /// Leave out MLX's fast fence, which has been seen to wedge GPUs until a restart. It is only tried on Macs.
+    #[arg(long)]
+    pub(crate) no_fast_fence: bool,
+    /// Only this part, its outcome as JSON on standard output.
+    #[arg(long, hide = true, value_name = "NAME", value_parser = one_of(Part::ALL, Part::name))]
+    pub(crate) part: Option<Part>,
 }
 
 #[derive(Args)]
@@ -182,6 +243,17 @@ pub(crate) struct RankArgs {
     /// Path of the model on this machine; the serving process's own path when absent.
     #[arg(long, value_name = "PATH")]
     pub(crate) model: Option<PathBuf>,
+}
+
+/// Takes the name of one of these values.
+fn one_of<T: Copy + Send + Sync + 'static>(
+    all: &'static [T],
+    name: fn(T) -> &'static str,
+) -> impl TypedValueParser<Value = T> {
+    let names = PossibleValuesParser::new(all.iter().map(|value| name(*value)));
+    names.try_map(move |text| {
+        all.iter().copied().find(|value| name(*value) == text).ok_or_else(|| format!("unknown: {text}"))
+    })
 }
 
 fn temperature(text: &str) -> Result<f32, String> {

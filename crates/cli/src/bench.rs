@@ -1,12 +1,12 @@
 //! `onefold bench`: prefill and decode speed through the whole stack, rank processes included, as users of other
 //! engines' benchmarks expect it: pp512 is a prompt of 512 random tokens, tg128 is 128 tokens one after the other.
 
-use std::time::Instant;
+use std::{fmt, time::Instant};
 
 use anyhow::{Result, bail};
 use base::{Output, SamplingParams, TokenId};
 use engine::Client;
-use node::OpenModel;
+use node::{OpenModel, Replica, Stats};
 
 use crate::{args::BenchArgs, report, start};
 
@@ -24,21 +24,31 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     let model = start::open_model(&args.model)?;
     let replica = start::replica(&model, &args.placement, None, start::MAX_LOCAL_REQUESTS)?;
     check_lengths(args, replica.plan().context_len())?;
-    let mut prompts = Prompts { vocab: model.description.spec.vocab, state: 1 };
+    let mut prompts = Prompts::new(model.description.spec.vocab);
     let mut results = Vec::new();
+    let mut graph = None;
     if args.prompt > 0 {
         let prefill = || prefill_rate(replica.client(), prompts.next(args.prompt));
         results.push(Measured::repeat(format!("pp{}", args.prompt), args.repeat, prefill)?);
     }
     if args.generate > 0 {
+        let before = replica.stats();
         let decode = || decode_rate(replica.client(), prompts.next(1), args.generate);
         results.push(Measured::repeat(format!("tg{}", args.generate), args.repeat, decode)?);
+        graph = args.verbose.then(|| Graph::of(&replica, before));
     }
     let n_threads: usize = replica.plan().ranks().iter().map(|r| r.cores.len().max(1)).sum();
     if args.json {
-        report::print(serde_json::to_string_pretty(&json(args, &model, n_threads, &results))?)?;
+        report::print(serde_json::to_string_pretty(&json(
+            args,
+            &model,
+            n_threads,
+            &results,
+            graph.as_ref(),
+        ))?)?;
     } else {
         print(args, &model, n_threads, &results)?;
+        graph.map_or(Ok(()), report::print)?;
     }
     replica.stop();
     Ok(())
@@ -79,6 +89,40 @@ impl Measured {
     }
 }
 
+/// What rank 0 handed to its device for a token, on average over the decode test: each of its steps computes one token.
+struct Graph {
+    n_nodes: f64,
+    n_evals: f64,
+    /// Layers of rank 0.
+    n_layers: u32,
+}
+
+impl Graph {
+    fn of(replica: &Replica, before: Stats) -> Graph {
+        let after = replica.stats();
+        let since = |n: fn(&Stats) -> u64| n(&after).saturating_sub(n(&before)) as f64;
+        let n_steps = since(|s| s.n_steps).max(1.0);
+        let n_layers = replica.plan().ranks()[0].layers.len() as u32;
+        let [n_nodes, n_evals] =
+            [since(|s| s.n_graph_nodes), since(|s| s.n_graph_evals)].map(|n| n / n_steps);
+        Graph { n_nodes, n_evals, n_layers }
+    }
+}
+
+impl fmt::Display for Graph {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Graph { n_nodes, n_evals, n_layers } = self;
+        if *n_evals == 0.0 {
+            return f.write_str("a token on rank 0: no graph, the backend computes at once");
+        }
+        let per_layer = n_nodes / f64::from(*n_layers);
+        write!(
+            f,
+            "a token on rank 0: {n_nodes:.1} graph nodes ({per_layer:.1} for each of {n_layers} layers), {n_evals:.2} evaluations"
+        )
+    }
+}
+
 fn print(args: &BenchArgs, model: &OpenModel, n_threads: usize, results: &[Measured]) -> Result<()> {
     let mut table = report::table(&["model", "weights", "tp × pp", "threads", "test", "tok/s", "min", "max"]);
     for result in results {
@@ -98,7 +142,13 @@ fn print(args: &BenchArgs, model: &OpenModel, n_threads: usize, results: &[Measu
     report::print(format_args!("tok/s is the median of {} runs after one that is not counted", args.repeat))
 }
 
-fn json(args: &BenchArgs, model: &OpenModel, n_threads: usize, results: &[Measured]) -> serde_json::Value {
+fn json(
+    args: &BenchArgs,
+    model: &OpenModel,
+    n_threads: usize,
+    results: &[Measured],
+    graph: Option<&Graph>,
+) -> serde_json::Value {
     let tests: Vec<_> = results
         .iter()
         .map(|r| {
@@ -107,14 +157,20 @@ fn json(args: &BenchArgs, model: &OpenModel, n_threads: usize, results: &[Measur
             })
         })
         .collect();
-    serde_json::json!({
+    let mut report = serde_json::json!({
         "model": model.id,
         "weight_bytes": model.weight_bytes().0,
         "tp": args.placement.tp,
         "pp": args.placement.pp,
         "threads": n_threads,
         "tests": tests,
-    })
+    });
+    if let Some(graph) = graph {
+        report["graph"] = serde_json::json!({
+            "nodes_per_token": graph.n_nodes, "evals_per_token": graph.n_evals, "layers": graph.n_layers,
+        });
+    }
+    report
 }
 
 /// Prompt tokens divided by the time to the first token.
@@ -125,7 +181,7 @@ fn prefill_rate(client: &Client, prompt: Vec<TokenId>) -> Result<f64> {
 }
 
 /// Tokens after the first divided by the time since the first.
-fn decode_rate(client: &Client, prompt: Vec<TokenId>, n: u32) -> Result<f64> {
+pub(crate) fn decode_rate(client: &Client, prompt: Vec<TokenId>, n: u32) -> Result<f64> {
     let times = token_times(client, prompt, n + 1)?;
     Ok(f64::from(n) / (times[n as usize] - times[0]))
 }
@@ -150,13 +206,17 @@ fn token_times(client: &Client, prompt: Vec<TokenId>, n: u32) -> Result<Vec<f64>
 }
 
 /// Random prompts, the same in every run of the program, none a prefix of another.
-struct Prompts {
+pub(crate) struct Prompts {
     vocab: u32,
     state: u64,
 }
 
 impl Prompts {
-    fn next(&mut self, n: u32) -> Vec<TokenId> {
+    pub(crate) fn new(vocab: u32) -> Prompts {
+        Prompts { vocab, state: 1 }
+    }
+
+    pub(crate) fn next(&mut self, n: u32) -> Vec<TokenId> {
         (0..n).map(|_| TokenId((self.random() % u64::from(self.vocab)) as u32)).collect()
     }
 

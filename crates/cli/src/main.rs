@@ -3,6 +3,7 @@
 mod args;
 mod bench;
 mod chat;
+mod field_test;
 mod models;
 mod quickstart;
 mod report;
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
         Command::Pull(args) => models::pull(&args),
         Command::Models(args) => models::list(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::FieldTest(args) => field_test::run(&args),
         Command::Rank(args) => serve::rank(&args),
     };
     match result {

@@ -4,9 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::Result;
 use base::SamplingParams;
+use plan::Fence;
 
 use crate::{
-    args::{PlacementArgs, QuickstartArgs},
+    args::{ComputeArgs, PlacementArgs, QuickstartArgs, STEP_DEADLINE_S},
     chat::Chat,
     serve, start,
 };
@@ -27,6 +28,13 @@ pub(crate) fn run(args: &QuickstartArgs) -> Result<()> {
         threads: Some(1),
         context: None,
         kv_tokens: None,
+        compute: ComputeArgs {
+            backend: None,
+            collectives: None,
+            fence: Fence::Safe,
+            jaccl_devices: None,
+            step_deadline: STEP_DEADLINE_S,
+        },
     };
     eprintln!("\n{} shared by two rank processes, tensor parallel over TCP:", model.id);
     let replica = start::replica(&model, &placement, None, start::MAX_LOCAL_REQUESTS)?;

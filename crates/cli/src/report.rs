@@ -10,7 +10,7 @@ use base::Bytes;
 use comfy_table::{CellAlignment, Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use node::models::Progress;
-use plan::{Plan, RankPlan};
+use plan::{Collectives, Plan, RankPlan};
 
 /// A line of results on standard output.
 pub(crate) fn print(line: impl Display) -> anyhow::Result<()> {
@@ -52,8 +52,18 @@ pub(crate) fn align_right(table: &mut Table, columns: impl IntoIterator<Item = u
 
 /// Who holds what, in bytes.
 pub(crate) fn plan(plan: &Plan) -> Table {
-    let header =
-        ["rank", "node", "stage", "layers", "KV heads", "FFN columns", "vocabulary", "weights", "KV cache"];
+    let header = [
+        "rank",
+        "node",
+        "backend",
+        "stage",
+        "layers",
+        "KV heads",
+        "FFN columns",
+        "vocabulary",
+        "weights",
+        "KV cache",
+    ];
     let mut table = table(&header);
     for r in plan.ranks() {
         table.add_row(plan_row(plan, r));
@@ -65,7 +75,7 @@ pub(crate) fn plan(plan: &Plan) -> Table {
         row.extend([sum(|r| r.weights), sum(|r| r.kv)]);
         table.add_row(row);
     }
-    align_right(&mut table, 2..header.len());
+    align_right(&mut table, 3..header.len());
     table
 }
 
@@ -76,6 +86,7 @@ fn plan_row(plan: &Plan, r: &RankPlan) -> Vec<String> {
     vec![
         r.rank.0.to_string(),
         node,
+        r.backend.to_string(),
         r.stage.to_string(),
         range(&r.layers),
         range(&r.shard.kv_heads),
@@ -84,6 +95,14 @@ fn plan_row(plan: &Plan, r: &RankPlan) -> Vec<String> {
         r.weights.to_string(),
         r.kv.to_string(),
     ]
+}
+
+/// Who sums inside a layer, where it is not our own group.
+pub(crate) fn collectives(plan: &Plan) -> Option<String> {
+    let collectives = plan.collectives();
+    let fence = plan.fence();
+    (collectives != Collectives::Onefold)
+        .then(|| format!("{collectives} sums inside a layer, with the {fence} fence"))
 }
 
 /// How long something took, for people.

@@ -1,6 +1,9 @@
 //! From a model's name to a running replica, telling people what happens on the way.
 
-use std::{path::PathBuf, time::Instant};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
 use node::{
@@ -26,6 +29,10 @@ impl PlacementArgs {
             threads: self.threads,
             context: self.context,
             n_kv_tokens: self.kv_tokens,
+            backends: self.compute.backend.clone(),
+            collectives: self.compute.collectives,
+            fence: self.compute.fence,
+            jaccl_devices: self.compute.jaccl_devices.clone(),
         }
     }
 }
@@ -74,6 +81,7 @@ pub(crate) fn replica(
         executable: std::env::current_exe().context("cannot find this program's own file")?,
         max_requests,
         remote: remote.map(remote_ranks).transpose()?.flatten(),
+        step_deadline: Duration::from_secs(placement.compute.step_deadline),
     };
     let started = Instant::now();
     let replica = Replica::start(model, &placement.placement(), options, &mut |event| match event {
@@ -86,6 +94,7 @@ pub(crate) fn replica(
         }
         StartEvent::Planned { plan, notes } => {
             eprintln!("{}", report::plan(plan));
+            report::collectives(plan).iter().for_each(|line| eprintln!("{line}"));
             notes.iter().for_each(|note| eprintln!("note: {note}"));
         }
         StartEvent::Ready { rank, loaded, load } => {

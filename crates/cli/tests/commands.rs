@@ -13,7 +13,7 @@ use std::{
 };
 
 use common::{gguf, onefold};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use weights::synthetic::{Arch, Recipe};
 
@@ -96,7 +96,11 @@ fn more_threads_than_cores_are_noted() {
 fn benchmarks_print_json() {
     let (model, _dir) = model();
     let mut command = onefold();
-    command.arg("bench").arg(model).args(["-p", "32", "-n", "8", "--repeat", "2", "--json", "--tp", "2"]);
+    command
+        .arg("bench")
+        .arg(model)
+        .args(["-p", "32", "-n", "8", "--repeat", "2", "--json", "--tp", "2", "-v"]);
+    command.args(["--backend", "cpu"]);
     let report: Value = serde_json::from_str(&ran(&mut command, 0).0).unwrap();
     assert_eq!((&report["model"], &report["tp"]), (&"tiny".into(), &2.into()), "{report}");
     let tests = report["tests"].as_array().unwrap();
@@ -105,6 +109,8 @@ fn benchmarks_print_json() {
         assert_eq!(test["tok_s"].as_array().unwrap().len(), 2, "{report}");
         assert!(test["tok_s_median"].as_f64().unwrap() > 0.0, "{report}");
     }
+    let graph = json!({"nodes_per_token": 0.0, "evals_per_token": 0.0, "layers": 2});
+    assert_eq!(report["graph"], graph, "this backend computes at once");
 }
 
 #[test]
@@ -112,8 +118,9 @@ fn benchmarks_print_a_table() {
     let (model, _dir) = model();
     let mut command = onefold();
     command.arg("bench").arg(model).args(["-p", "16", "-n", "4", "-r", "1", "--pp", "2"]);
+    command.args(["--backend", "cpu,cpu", "--verbose"]);
     let (table, _) = ran(&mut command, 0);
-    assert!(["pp16", "tg4", "tok/s", "1 × 2"].iter().all(|text| table.contains(text)), "{table}");
+    assert!(["pp16", "tg4", "tok/s", "1 × 2", "no graph"].iter().all(|text| table.contains(text)), "{table}");
 }
 
 #[test]
@@ -181,10 +188,28 @@ fn placements_that_cannot_be_are_explained() {
         ("--context 513", &["513 tokens is longer than the model's 512", "hint: ask for 512 tokens or less"]),
         ("--kv-tokens 16", &["16 tokens cannot hold one sequence of 512", "hint:"]),
         ("--kv-tokens 4294967295", &["rank 0 does not fit", "of KV cache", "hint:"]),
+        ("--backend cpu,cpu", &["--backend names 2 backends: expected 1 for all ranks", "hint:"]),
+        ("--tp 2 --backend cpu --collectives mlx-ring", &["mlx-ring need every rank on mlx", "hint:"]),
+        ("--tp 2 --collectives mlx-jaccl", &["--jaccl-devices", "hint:"]),
+        ("--tp 2 --jaccl-devices /nonexistent", &["cannot read the RDMA devices /nonexistent"]),
+        ("--tp 2 --jaccl-devices /dev/null", &["the RDMA devices /dev/null", "for each of 2 ranks", "hint:"]),
     ] {
         let args: Vec<&str> = ["run", model, "hi"].into_iter().chain(args.split(' ')).collect();
         fails(&args, says);
     }
+}
+
+#[cfg(not(feature = "mlx"))]
+#[test]
+fn a_build_without_mlx_says_how_to_get_it() {
+    let (model, _dir) = model();
+    let says = [
+        "rank 0 is to compute with mlx",
+        "offers: cpu",
+        "hint: build onefold there with MLX",
+        "--features mlx",
+    ];
+    fails(&["run", model.to_str().unwrap(), "hi", "--backend", "mlx"], &says);
 }
 
 #[test]
@@ -201,6 +226,11 @@ fn options_out_of_range_are_refused() {
         "serve MODEL --max-requests 0",
         "serve MODEL --remote 1",
         "serve MODEL --listen 127.0.0.1:0",
+        "run MODEL hi --backend gpu",
+        "run MODEL hi --collectives ring",
+        "run MODEL hi --fence none",
+        "run MODEL hi --step-deadline 0",
+        "run MODEL hi --step-deadline 86401",
     ] {
         let (_, stderr) = ran(onefold().args(args.split(' ').map(|arg| arg.replace("MODEL", model))), 2);
         let option = args.split(' ').find(|arg| arg.starts_with("--")).unwrap();

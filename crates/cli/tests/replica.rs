@@ -4,19 +4,12 @@
 
 mod common;
 
-use std::{
-    io::Write,
-    net::{SocketAddr, TcpStream},
-    path::Path,
-    process::Command,
-    time::Duration,
-};
+use std::{io::Write, net::TcpStream, time::Duration};
 
-use common::{PATIENCE, Running, Server, gguf, onefold, uneven};
+use common::{PATIENCE, Running, SECRET, Server, Waiting, gguf, other_host, rank, uneven};
 
 const PROMPT: &str = "The ranks share every layer";
 const N_TOKENS: u32 = 48;
-const SECRET: &str = "0123456789abcdef0123456789abcdef\n";
 
 #[test]
 fn every_placement_gives_the_same_answer() {
@@ -51,13 +44,7 @@ fn a_rank_joins_by_hand_past_strangers() {
     std::fs::write(&wrong, SECRET.to_uppercase()).unwrap();
     let alone = Server::start(&model, &[]).complete(PROMPT, N_TOKENS);
 
-    let mut command = onefold();
-    command.arg("serve").arg(&model).args(["--port", "0", "--threads", "1", "--tp", "2", "--remote", "1"]);
-    command.args(["--listen", other_host(), "--secret-file"]).arg(&secret);
-    let mut process = Running::start(&mut command);
-    let line = process.wait_for("onefold rank --connect");
-    assert!(line.contains("--rank 1"), "{line}");
-    let door: SocketAddr = line.split_whitespace().nth(3).unwrap().parse().unwrap();
+    let Waiting { mut process, door } = Waiting::start(&model, &["--tp", "2"], other_host(), &secret);
 
     let silent: Vec<TcpStream> = (0..3).map(|_| TcpStream::connect(door).unwrap()).collect();
     for garbage in [&b"GET / HTTP/1.0\r\n\r\n"[..], &[0xff; 4096], b"1fwr", &[]] {
@@ -94,28 +81,11 @@ fn a_remote_rank_with_another_model_is_named() {
     let secret = dir.path().join("secret");
     std::fs::write(&secret, SECRET).unwrap();
 
-    let mut command = onefold();
-    command.arg("serve").arg(&model).args(["--port", "0", "--threads", "1", "--pp", "2", "--remote", "1"]);
-    command.args(["--listen", "127.0.0.1:0", "--secret-file"]).arg(&secret);
-    let mut process = Running::start(&mut command);
-    let line = process.wait_for("onefold rank --connect");
-    let door: SocketAddr = line.split_whitespace().nth(3).unwrap().parse().unwrap();
+    let Waiting { mut process, door } = Waiting::start(&model, &["--pp", "2"], "127.0.0.1:0", &secret);
     let mut remote = Running::start(&mut rank(door, 1, &secret, &other));
     for running in [&mut process, &mut remote] {
         assert_eq!(running.wait(PATIENCE).code(), Some(1));
         assert!(running.said.contains("other.gguf: the plan was made for another model"), "{}", running.said);
     }
     assert!(process.said.contains("error: rank 1:"), "{}", process.said);
-}
-
-fn rank(door: SocketAddr, number: u32, secret: &Path, model: &Path) -> Command {
-    let mut command = onefold();
-    command.args(["rank", "--connect", &door.to_string(), "--rank", &number.to_string(), "--secret-file"]);
-    command.arg(secret).arg("--model").arg(model);
-    command
-}
-
-/// An address of this machine that is not the one everything else uses, where there is one.
-fn other_host() -> &'static str {
-    if cfg!(target_os = "linux") { "127.0.0.2:0" } else { "127.0.0.1:0" }
 }

@@ -14,20 +14,19 @@ pub trait Executor {
     /// Executes one step.
     ///
     /// # Errors
-    /// When a rank is lost or a computation failed; nothing of the step counts then.
+    /// When a rank is lost or a computation failed; nothing of the step counts then. The error says whether the next
+    /// step can be executed.
     fn execute(&mut self, step: &Step) -> Result<Vec<Sampled>, ExecuteError>;
 }
 
 /// Why a step could not be executed: whatever the executor has to say.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
-pub struct ExecuteError(Box<dyn std::error::Error + Send + Sync>);
-
-impl ExecuteError {
-    /// Wraps an error or a message.
-    pub fn new(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ExecuteError {
-        ExecuteError(source.into())
-    }
+pub enum ExecuteError {
+    /// This step cannot be executed, others can: its requests fail.
+    Step(Box<dyn std::error::Error + Send + Sync>),
+    /// No step can be executed any more.
+    Replica(Box<dyn std::error::Error + Send + Sync>),
 }
 
 /// Why a step gave no outputs.
@@ -75,11 +74,15 @@ impl<E: Executor> Engine<E> {
     /// Computes one batch and says what became of the requests.
     ///
     /// # Errors
-    /// When the executor failed; no request has moved then.
+    /// When the executor cannot go on; no request has moved then.
     pub fn step(&mut self) -> Result<Vec<Output>, StepError> {
         if let Some(step) = self.scheduler.schedule() {
-            let sampled = self.executor.execute(&step)?;
-            self.outputs.extend(self.scheduler.commit(&step, sampled)?);
+            let outputs = match self.executor.execute(&step) {
+                Ok(sampled) => self.scheduler.commit(&step, sampled)?,
+                Err(ExecuteError::Step(why)) => self.scheduler.fail(&step, &why.to_string()),
+                Err(replica) => return Err(replica.into()),
+            };
+            self.outputs.extend(outputs);
         }
         Ok(std::mem::take(&mut self.outputs))
     }
@@ -87,6 +90,11 @@ impl<E: Executor> Engine<E> {
     /// Whether `step` has something to compute or to say.
     pub fn has_work(&self) -> bool {
         self.scheduler.has_work() || !self.outputs.is_empty()
+    }
+
+    /// What runs the steps.
+    pub fn executor(&self) -> &E {
+        &self.executor
     }
 
     /// Gauges and counters.
@@ -103,13 +111,13 @@ mod tests {
 
     /// Says the position of each token; fails on demand.
     struct Positions {
-        fails: bool,
+        fails: Option<fn(Box<dyn std::error::Error + Send + Sync>) -> ExecuteError>,
     }
 
     impl Executor for Positions {
         fn execute(&mut self, step: &Step) -> Result<Vec<Sampled>, ExecuteError> {
-            if self.fails {
-                return Err(ExecuteError::new("rank 1 is gone"));
+            if let Some(error) = self.fails {
+                return Err(error("rank 1 is gone".into()));
             }
             let token = |position| Sampled { token: TokenId(position), logprob: None, top: Vec::new() };
             Ok(step.samples.iter().map(|s| token(s.position)).collect())
@@ -117,7 +125,7 @@ mod tests {
     }
 
     fn engine() -> Engine<Positions> {
-        Engine::new(SchedulerConfig::new(16, 8, 100, 100), Positions { fails: false }).unwrap()
+        Engine::new(SchedulerConfig::new(16, 8, 100, 100), Positions { fails: None }).unwrap()
     }
 
     fn request(id: u64, n_prompt: usize, max_tokens: u32) -> Request {
@@ -174,13 +182,28 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_step_moves_nothing() {
+    fn a_step_that_cannot_be_executed_ends_its_requests_only() {
+        let mut engine = engine();
+        engine.submit(request(0, 3, 2));
+        engine.executor.fails = Some(ExecuteError::Step);
+        let outputs = engine.step().unwrap();
+        assert!(
+            matches!(&outputs[..], [Output::Failed { id: RequestId(0), message }] if message.contains("gone"))
+        );
+        assert_eq!(engine.stats().n_blocks_used, 0);
+        engine.executor.fails = None;
+        engine.submit(request(1, 3, 2));
+        assert_eq!(tokens(&engine.step().unwrap()), [3]);
+    }
+
+    #[test]
+    fn a_failed_replica_moves_nothing() {
         let mut engine = engine();
         engine.submit(request(0, 3, 2));
         engine.submit(request(1, 0, 2));
-        engine.executor.fails = true;
+        engine.executor.fails = Some(ExecuteError::Replica);
         assert_eq!(engine.step().unwrap_err().to_string(), "rank 1 is gone");
-        engine.executor.fails = false;
+        engine.executor.fails = None;
         let outputs = engine.step().unwrap();
         assert_eq!(outputs.len(), 2, "the refusal is not lost either");
         assert_eq!(tokens(&outputs), [3]);

@@ -12,6 +12,7 @@
 //!
 //! Steps 3 to 6 are [`Engine::step`]: schedule, step, sample, commit, emit.
 
+mod ahead;
 mod block;
 mod client;
 mod config;

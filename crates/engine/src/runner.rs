@@ -9,6 +9,7 @@ use plan::{Plan, RankPlan};
 use wire::WireError;
 
 use crate::{
+    ahead::{self, Ahead, Slot},
     engine::{ExecuteError, Executor},
     sampler::sample,
 };
@@ -51,6 +52,8 @@ pub struct Runner<B: Backend> {
     world: SharedWorld,
     /// The tensor group of this rank's stage, for the logits.
     group: Box<dyn Group>,
+    /// The step that was queued behind the last one.
+    ahead: Option<Ahead<B::Drawn>>,
     values: Vec<f32>,
     gathered: Vec<f32>,
     message: Vec<u8>,
@@ -67,22 +70,30 @@ impl<B: Backend> Runner<B> {
         group: Box<dyn Group>,
     ) -> Runner<B> {
         let (values, gathered, message) = (Vec::new(), Vec::new(), Vec::new());
-        Runner { plan, me, model, backend, world, group, values, gathered, message }
+        Runner { plan, me, model, backend, world, group, ahead: None, values, gathered, message }
     }
 
-    /// Every rank but 0: runs rank 0's steps until a link fails, which is also how the replica ends.
-    pub fn follow(&mut self) -> Result<(), RunError> {
+    /// Every rank but 0: runs rank 0's steps until a link fails, which is also how the replica ends. `is_busy` hears
+    /// `true` when a step begins and `false` when it has ended.
+    pub fn follow(&mut self, mut is_busy: impl FnMut(bool)) -> Result<(), RunError> {
         loop {
             let mut message = std::mem::take(&mut self.message);
             // no deadline: the next step comes with the next request
             self.world().recv_within(RankId(0), &mut message, None)?;
+            is_busy(true);
             let step = wire::decode_step(&message)?;
             self.message = message;
             if let Some(sampled) = self.run(&step)? {
                 let answer = wire::encode_sampled(&sampled)?;
                 self.world().send(RankId(0), &answer)?;
             }
+            is_busy(false);
         }
+    }
+
+    /// What runs this rank's share.
+    pub fn backend(&self) -> &B {
+        &self.backend
     }
 
     /// Rank 0: has all ranks run a step and returns its tokens.
@@ -107,8 +118,18 @@ impl<B: Backend> Runner<B> {
 
     /// This rank's share of a step; the tokens if this is the rank that samples and any were asked for.
     fn run(&mut self, step: &Step) -> Result<Option<Vec<Sampled>>, RunError> {
+        let ahead = self.ahead.take().filter(|ahead| ahead.step == *step);
+        if let Some(Ahead { drawn, slot, .. }) = ahead {
+            return self.finish(step, &drawn, &slot).map(Some);
+        }
         let hidden = if self.me.embeds { None } else { Some(self.receive_hidden(step)?) };
-        let out = self.model.forward(&mut self.backend, &step.batch, hidden)?;
+        let inputs = self.backend.inputs(&step.batch)?;
+        let out = self.model.forward(&mut self.backend, &step.batch, inputs, hidden)?;
+        if self.me.heads && self.plan.tp_size() == 1 && !step.samples.is_empty() {
+            let slot = Slot::default();
+            let drawn = self.backend.draw(&out, slot.draw(&step.samples))?;
+            return self.finish(step, &drawn, &slot).map(Some);
+        }
         self.backend.eval(&out, &mut self.values)?;
         if !self.me.heads {
             self.send_hidden()?;
@@ -118,6 +139,30 @@ impl<B: Backend> Runner<B> {
             return Ok(None);
         }
         self.sample(step)
+    }
+
+    /// The tokens of a step that was queued; before they are waited for, the next step is queued if it can be foreseen.
+    fn finish(&mut self, step: &Step, drawn: &B::Drawn, slot: &Slot) -> Result<Vec<Sampled>, RunError> {
+        let mut next =
+            if B::QUEUES && self.plan.world_size() == 1 { self.queue_next(step, drawn)? } else { None };
+        self.backend.finish(drawn)?;
+        let sampled = slot.take().unwrap_or_default();
+        if let Some(next) = &mut next {
+            next.step.batch.tokens = sampled.iter().map(|s| s.token).collect();
+        }
+        self.ahead = next;
+        Ok(sampled)
+    }
+
+    fn queue_next(&mut self, step: &Step, drawn: &B::Drawn) -> Result<Option<Ahead<B::Drawn>>, RunError> {
+        let Some(next) = ahead::next(step, self.plan.block_len(), self.plan.context_len()) else {
+            return Ok(None);
+        };
+        let inputs = self.backend.inputs_after(&next.batch, drawn)?;
+        let logits = self.model.forward(&mut self.backend, &next.batch, inputs, None)?;
+        let slot = Slot::default();
+        let drawn = self.backend.draw(&logits, slot.draw(&next.samples))?;
+        Ok(Some(Ahead { step: next, drawn, slot }))
     }
 
     /// Hidden state `[n_rows, hidden]` from the same place of the stage before.
@@ -175,7 +220,13 @@ impl<B: Backend> Runner<B> {
 
 impl<B: Backend> Executor for Runner<B> {
     fn execute(&mut self, step: &Step) -> Result<Vec<Sampled>, ExecuteError> {
-        self.drive(step).map_err(ExecuteError::new)
+        self.drive(step).map_err(|error| match error {
+            // nobody else is in the middle of this step
+            RunError::Model(_) | RunError::Backend(_) if self.plan.world_size() == 1 => {
+                ExecuteError::Step(error.into())
+            }
+            error => ExecuteError::Replica(error.into()),
+        })
     }
 }
 

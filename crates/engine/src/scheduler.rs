@@ -208,6 +208,18 @@ impl Scheduler {
         Ok(outputs)
     }
 
+    /// Ends the requests of a step that cannot be executed, each with this message.
+    pub fn fail(&mut self, step: &Step, message: &str) -> Vec<Output> {
+        let mut outputs = Vec::new();
+        for slice in &step.batch.seqs {
+            let Some(i) = self.running.iter().position(|s| s.seq == slice.seq) else { continue };
+            let id = self.running[i].request.id;
+            self.cancel(id);
+            outputs.push(Output::Failed { id, message: message.to_owned() });
+        }
+        outputs
+    }
+
     fn check(&self, request: &Request) -> Result<(), SubmitRefused> {
         let (n_prompt, max_tokens) = (request.prompt.len(), request.max_tokens);
         let SchedulerConfig { vocab, context_len, max_waiting: limit, .. } = self.config;

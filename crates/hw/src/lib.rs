@@ -1,11 +1,21 @@
 //! What this machine is: cores, memory, processor, system. What cannot be found out is `None`, never a guess.
 //! It does not know what the machine will be used for.
 
+#[cfg(not(target_os = "macos"))]
+mod linux;
+#[cfg(target_os = "macos")]
+mod macos;
+#[cfg(any(target_os = "macos", test))]
+mod sysctl;
+
 use std::num::NonZero;
 use std::thread::available_parallelism;
 
 use base::Bytes;
-use sysinfo::{CpuRefreshKind, System};
+#[cfg(not(target_os = "macos"))]
+use linux::probe;
+#[cfg(target_os = "macos")]
+use macos::probe;
 
 /// One machine, as this process sees it: limits set on the process count.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,7 +23,7 @@ pub struct Machine {
     /// Its name in the network.
     pub name: Option<String>,
     /// Numbers of the cores this process may pin threads to, ascending: those of its affinity mask, as many as its
-    /// quota pays for. `None` where the system does not say.
+    /// quota pays for. `None` where the system does not say, or lets nobody choose as macOS does.
     pub cores: Option<Vec<usize>>,
     /// Memory the process could ever have.
     pub total_memory: Option<Bytes>,
@@ -30,22 +40,7 @@ pub struct Machine {
 impl Machine {
     /// Looks at the machine. Call it before pinning threads: a pinned thread sees one core.
     pub fn probe() -> Machine {
-        let mut system = System::new();
-        system.refresh_memory();
-        system.refresh_cpu_list(CpuRefreshKind::nothing());
-        // A container's limits, where they are tighter than the machine's.
-        let limits = system.cgroup_limits();
-        let total_limit = limits.as_ref().map(|l| l.total_memory);
-        let free_limit = limits.as_ref().map(|l| l.free_memory);
-        Machine {
-            name: System::host_name().and_then(known),
-            cores: usable_cores(),
-            total_memory: tightest(system.total_memory(), total_limit),
-            available_memory: tightest(system.available_memory(), free_limit),
-            cpu: system.cpus().first().and_then(|cpu| known(cpu.brand().to_owned())),
-            vectors: vectors(),
-            os: System::long_os_version().and_then(known),
-        }
+        probe()
     }
 
     /// Cores the process may use: at least 1, for it runs.
@@ -55,19 +50,7 @@ impl Machine {
     }
 }
 
-fn usable_cores() -> Option<Vec<usize>> {
-    let mut cores: Vec<usize> = core_affinity::get_core_ids()?.into_iter().map(|core| core.id).collect();
-    cores.sort_unstable();
-    cores.truncate(available_parallelism().map_or(usize::MAX, NonZero::get));
-    (!cores.is_empty()).then_some(cores)
-}
-
-/// A machine without memory is one that does not say.
-fn tightest(machine: u64, limit: Option<u64>) -> Option<Bytes> {
-    (machine > 0).then(|| Bytes(limit.map_or(machine, |limit| limit.min(machine))))
-}
-
-fn known(text: String) -> Option<String> {
+fn known(text: &str) -> Option<String> {
     let text = text.trim();
     (!text.is_empty()).then(|| text.to_owned())
 }
@@ -108,23 +91,8 @@ mod tests {
     }
 
     #[test]
-    fn a_pinned_thread_sees_its_core_only() {
-        let pinned = std::thread::spawn(|| {
-            let last = core_affinity::get_core_ids()?.pop()?;
-            core_affinity::set_for_current(last).then(|| (last.id, Machine::probe()))
-        });
-        let Some((core, machine)) = pinned.join().unwrap() else { return }; // no pinning here
-        if cfg!(target_os = "linux") {
-            assert_eq!((machine.cores.as_deref(), machine.n_cores()), (Some([core].as_slice()), 1));
-        }
-    }
-
-    #[test]
     fn unknown_stays_unknown() {
-        assert_eq!(tightest(0, Some(5)), None);
-        assert_eq!(tightest(9, Some(5)), Some(Bytes(5)));
-        assert_eq!(tightest(9, Some(u64::MAX)), Some(Bytes(9)));
-        assert_eq!(known("  ".into()), None);
-        assert_eq!(known(" Zen 5 ".into()), Some("Zen 5".into()));
+        assert_eq!(known("  "), None);
+        assert_eq!(known(" Zen 5 "), Some("Zen 5".into()));
     }
 }

@@ -1,4 +1,4 @@
-//! Sums of vectors, and the place of the largest value. Knows no shapes but rows of a bias.
+//! Sums and products of vectors, and the place of the largest value. Knows no shapes but rows of a bias.
 
 use crate::isa::per_isa;
 
@@ -35,6 +35,32 @@ per_isa! {
             }
         }
     }
+}
+
+/// Partial sums of a dot product; fixed, so that every instruction family adds in the same order.
+const N_SUMS: usize = 32;
+
+/// a [n] · b [n]
+#[inline(always)]
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0.0f32; N_SUMS];
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<N_SUMS>(), b.as_chunks::<N_SUMS>());
+    for (a, b) in a.iter().zip(b) {
+        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
+            *sum = a.mul_add(*b, *sum);
+        }
+    }
+    for ((sum, a), b) in sums.iter_mut().zip(a_rest).zip(b_rest) {
+        *sum = a.mul_add(*b, *sum);
+    }
+    let mut width = N_SUMS / 2;
+    while width > 0 {
+        for i in 0..width {
+            sums[i] += sums[i + width];
+        }
+        width /= 2;
+    }
+    sums[0]
 }
 
 /// Place of the largest value, the first of equals; `None` if there is no number among them.

@@ -14,6 +14,7 @@ mod isa;
 #[allow(clippy::missing_safety_doc, clippy::undocumented_unsafe_blocks)] // one contract, on the trait
 mod lanes;
 mod matmul;
+mod moe;
 mod norm;
 mod pack;
 mod pool;
@@ -21,12 +22,13 @@ mod quantize;
 mod rope;
 
 pub use activation::swiglu;
-pub use attention::{KvCache, attention};
-pub use dequantize::dequantize;
+pub use attention::{KvCache, LatentCache, attention, latent_attention};
+pub use dequantize::{Block, Coding, dequantize};
 pub use elementwise::{add, add_assign, add_bias, argmax};
 pub use isa::Isa;
 pub use matmul::matmul;
+pub use moe::{Expert, MoeScratch, RouterSpec, Routing, Scoring, moe, route};
 pub use norm::rms_norm;
-pub use pack::{PackError, PackedMatrix};
+pub use pack::{PackError, PackedMatrix, check_view};
 pub use pool::Pool;
 pub use rope::{RopeStyle, rope, rope_table};

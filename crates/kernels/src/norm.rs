@@ -1,9 +1,6 @@
 //! Root-mean-square norm of rows (Zhang and Sennrich 2019). A row may be a hidden state or one head.
 
-use crate::isa::per_isa;
-
-/// Partial sums of a row's squares; fixed, so that every instruction family adds in the same order.
-const N_SUMS: usize = 32;
+use crate::{elementwise::dot, isa::per_isa};
 
 per_isa! {
     /// out [n_rows, n] = x [n_rows, n] / sqrt(mean(x²) + eps) · weight [n], the mean over each row
@@ -15,34 +12,12 @@ per_isa! {
         assert_eq!(x.len(), out.len(), "values to normalise");
         assert!(n > 0 && x.len().is_multiple_of(n), "{} values in rows of {n}", x.len());
         for (x, out) in x.chunks_exact(n).zip(out.chunks_exact_mut(n)) {
-            let factor = 1.0 / (sum_of_squares(x) / n as f32 + eps).sqrt();
+            let factor = 1.0 / (dot(x, x) / n as f32 + eps).sqrt();
             for ((x, w), out) in x.iter().zip(weight).zip(out) {
                 *out = x * factor * w;
             }
         }
     }
-}
-
-#[inline(always)]
-fn sum_of_squares(x: &[f32]) -> f32 {
-    let mut sums = [0.0f32; N_SUMS];
-    let (chunks, rest) = x.as_chunks::<N_SUMS>();
-    for chunk in chunks {
-        for (sum, v) in sums.iter_mut().zip(chunk) {
-            *sum = v.mul_add(*v, *sum);
-        }
-    }
-    for (sum, v) in sums.iter_mut().zip(rest) {
-        *sum = v.mul_add(*v, *sum);
-    }
-    let mut width = N_SUMS / 2;
-    while width > 0 {
-        for i in 0..width {
-            sums[i] += sums[i + width];
-        }
-        width /= 2;
-    }
-    sums[0]
 }
 
 #[cfg(test)]

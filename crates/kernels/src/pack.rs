@@ -6,8 +6,8 @@
 //! [tile][group][16 scales, then 16 minimums if there are any]. Float: [tile][input][16 rows] in the file's format.
 //! The last tile is filled up with rows of zeros.
 
-use base::{Bytes, DType, MatrixView};
-use half::f16;
+use base::{AffineView, Bytes, DType, MatrixView};
+use half::{bf16, f16};
 
 use crate::buffer::Buffer;
 use crate::dequantize::{Block, Coding, dequantize};
@@ -44,9 +44,18 @@ pub enum PackError {
     },
 }
 
+/// What lies in a tile.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Format {
+    F32,
+    F16,
+    BF16,
+    Coded(Coding),
+}
+
 /// A weight matrix `[n_rows (outputs), n_cols (inputs)]`, ready for `matmul`.
 pub struct PackedMatrix {
-    dtype: DType,
+    format: Format,
     n_rows: usize,
     n_cols: usize,
     /// Codes, or float values.
@@ -58,32 +67,71 @@ pub struct PackedMatrix {
 impl PackedMatrix {
     /// Copies a matrix, or the part of one that a view shows, into tiles.
     pub fn pack(view: &MatrixView) -> Result<PackedMatrix, PackError> {
-        check(view)?;
-        let mut packed = PackedMatrix {
-            dtype: view.dtype,
-            n_rows: view.n_rows,
-            n_cols: view.n_cols,
-            values: Buffer::zeroed(0),
-            scales: Buffer::zeroed(0),
-        };
-        if view.n_rows == 0 {
-            return Ok(packed);
-        }
-        let n_tiles = packed.n_tiles();
-        packed.values = Buffer::zeroed(n_tiles * packed.tile_bytes());
-        packed.scales = Buffer::zeroed(n_tiles * packed.tile_scale_bytes());
+        check_view(view)?;
+        let format = Format::of(view.dtype);
+        let mut packed = PackedMatrix::zeroed(format, view.n_rows, view.n_cols);
         for r in 0..view.n_rows {
-            match Coding::of(view.dtype) {
-                Some(coding) => packed.pack_codes(view, coding, r),
-                None => packed.pack_floats(view, r),
+            match format {
+                Format::Coded(coding) => packed.pack_codes(view, coding, r),
+                _ => packed.pack_floats(view, r),
             }
         }
         Ok(packed)
     }
 
-    /// Number format of the checkpoint it came from.
-    pub fn dtype(&self) -> DType {
-        self.dtype
+    /// The same for codes, scales and biases apart. Codes stay as they are, and so do scales and biases: in f16 if
+    /// that holds every one of them, else in f32.
+    ///
+    /// # Panics
+    /// If the parts of the view are not those of its shape, bits and groups.
+    pub fn pack_affine(view: &AffineView) -> PackedMatrix {
+        let scales = Scales::read(view);
+        let coding = Coding::affine(view.bits, view.biases.is_some(), scales.fit_f16());
+        let mut packed = PackedMatrix::zeroed(Format::Coded(coding), view.n_rows, view.n_cols);
+        let mut codes = vec![0; view.n_cols];
+        for r in 0..view.n_rows {
+            read_codes(view, r, &mut codes);
+            packed.pack_affine_row(coding, r, &codes, &scales, view.group_size);
+        }
+        packed
+    }
+
+    fn zeroed(format: Format, n_rows: usize, n_cols: usize) -> PackedMatrix {
+        let none = || Buffer::zeroed(0);
+        let mut packed = PackedMatrix { format, n_rows, n_cols, values: none(), scales: none() };
+        if n_rows > 0 {
+            packed.values = Buffer::zeroed(packed.n_tiles() * packed.tile_bytes());
+            packed.scales = Buffer::zeroed(packed.n_tiles() * packed.tile_scale_bytes());
+        }
+        packed
+    }
+
+    /// A copy with rows and columns exchanged: floats as they are, anything else in f32.
+    pub fn transposed(&self) -> PackedMatrix {
+        let dtype = match self.format {
+            Format::F16 => DType::F16,
+            Format::BF16 => DType::BF16,
+            Format::F32 | Format::Coded(_) => DType::F32,
+        };
+        let size = dtype.block_bytes();
+        let (mut row, mut bytes) = (vec![0.0; self.n_cols], vec![0; self.n_rows * self.n_cols * size]);
+        for r in 0..self.n_rows {
+            self.dequantize_row(r, &mut row);
+            for (v, to) in row.iter().zip(bytes[r * size..].chunks_mut(self.n_rows * size)) {
+                match dtype {
+                    DType::F16 => to[..2].copy_from_slice(&f16::from_f32(*v).to_le_bytes()),
+                    DType::BF16 => to[..2].copy_from_slice(&bf16::from_f32(*v).to_le_bytes()),
+                    _ => to[..4].copy_from_slice(&v.to_le_bytes()),
+                }
+            }
+        }
+        let (n_rows, n_cols, row_stride) = (self.n_cols, self.n_rows, self.n_rows * size);
+        let view = MatrixView { dtype, n_rows, n_cols, row_stride, col_start: 0, bytes: &bytes };
+        let mut packed = PackedMatrix::zeroed(Format::of(dtype), n_rows, n_cols);
+        for r in 0..n_rows {
+            packed.pack_floats(&view, r);
+        }
+        packed
     }
 
     /// Outputs.
@@ -110,12 +158,11 @@ impl PackedMatrix {
         assert_eq!(out.len(), self.n_cols, "columns");
         let (tile, lane) = (row / N_LANES, row % N_LANES);
         let values = &self.values[tile * self.tile_bytes()..][..self.tile_bytes()];
-        let Some(coding) = Coding::of(self.dtype) else {
-            let size = self.dtype.block_bytes();
-            for (v, out) in values.chunks_exact(N_LANES * size).zip(out) {
-                dequantize(self.dtype, &v[lane * size..][..size], std::slice::from_mut(out));
-            }
-            return;
+        let coding = match self.format {
+            Format::Coded(coding) => coding,
+            Format::F32 => return float_row(DType::F32, values, lane, out),
+            Format::F16 => return float_row(DType::F16, values, lane, out),
+            Format::BF16 => return float_row(DType::BF16, values, lane, out),
         };
         for (i, out) in out.iter_mut().enumerate() {
             let code = match coding.bits {
@@ -127,18 +174,25 @@ impl PackedMatrix {
         }
     }
 
+    pub(crate) fn format(&self) -> Format {
+        self.format
+    }
+
     pub(crate) fn n_tiles(&self) -> usize {
         self.n_rows.div_ceil(N_LANES)
     }
 
     /// Bytes of one tile's codes or float values.
     pub(crate) fn tile_bytes(&self) -> usize {
-        N_LANES * self.n_cols * Coding::of(self.dtype).map_or(8 * self.dtype.block_bytes(), |c| c.bits) / 8
+        N_LANES * self.n_cols * self.format.bits() / 8
     }
 
     /// Bytes of one tile's scales and minimums.
     pub(crate) fn tile_scale_bytes(&self) -> usize {
-        Coding::of(self.dtype).map_or(0, |c| self.n_cols / c.group_len * group_scale_bytes(c))
+        match self.format {
+            Format::Coded(coding) => self.n_cols / coding.group_len * group_scale_bytes(coding),
+            _ => 0,
+        }
     }
 
     /// Codes or float values of all tiles.
@@ -176,10 +230,29 @@ impl PackedMatrix {
 
     fn pack_floats(&mut self, view: &MatrixView, r: usize) {
         let (tile, lane) = (r / N_LANES, r % N_LANES);
-        let (tile_bytes, size) = (self.tile_bytes(), self.dtype.block_bytes());
+        let (tile_bytes, size) = (self.tile_bytes(), self.format.bits() / 8);
         let values = &mut self.values[tile * tile_bytes..][..tile_bytes];
         for (v, to) in view.row(r).chunks_exact(size).zip(values.chunks_exact_mut(N_LANES * size)) {
             to[lane * size..][..size].copy_from_slice(v);
+        }
+    }
+
+    fn pack_affine_row(
+        &mut self,
+        coding: Coding,
+        r: usize,
+        codes: &[u8],
+        scales: &Scales,
+        group_size: usize,
+    ) {
+        let (tile, lane) = (r / N_LANES, r % N_LANES);
+        let (tile_bytes, tile_scale_bytes) = (self.tile_bytes(), self.tile_scale_bytes());
+        write_codes(coding, lane, codes, &mut self.values[tile * tile_bytes..][..tile_bytes]);
+        let runs = self.scales[tile * tile_scale_bytes..][..tile_scale_bytes]
+            .chunks_exact_mut(group_scale_bytes(coding));
+        for (i, to) in runs.enumerate() {
+            let group = (r * self.n_cols + i * coding.group_len) / group_size;
+            write_scale(coding, lane, scales.scales[group], scales.mins[group], to);
         }
     }
 
@@ -196,7 +269,80 @@ impl PackedMatrix {
     }
 }
 
-fn check(view: &MatrixView) -> Result<(), PackError> {
+impl Format {
+    fn of(dtype: DType) -> Format {
+        match (dtype, Coding::of(dtype)) {
+            (_, Some(coding)) => Format::Coded(coding),
+            (DType::F16, None) => Format::F16,
+            (DType::BF16, None) => Format::BF16,
+            _ => Format::F32,
+        }
+    }
+
+    /// Bits of a code or value.
+    fn bits(self) -> usize {
+        match self {
+            Format::Coded(coding) => coding.bits,
+            Format::F32 => 32,
+            Format::F16 | Format::BF16 => 16,
+        }
+    }
+}
+
+/// Scales and minimums of an affine weight, one per group.
+struct Scales {
+    scales: Vec<f32>,
+    mins: Vec<f32>,
+}
+
+impl Scales {
+    fn read(view: &AffineView) -> Scales {
+        let n_groups = view.n_rows * view.n_cols / view.group_size;
+        let read = |bytes: &[u8]| {
+            let mut values = vec![0.0; n_groups];
+            dequantize(view.scale_dtype, bytes, &mut values);
+            values
+        };
+        let scales = read(view.scales);
+        let middle = f32::from(1u16 << (view.bits - 1));
+        let mins = match view.biases {
+            Some(biases) => read(biases),
+            None => scales.iter().map(|s| -middle * s).collect(),
+        };
+        Scales { scales, mins }
+    }
+
+    fn fit_f16(&self) -> bool {
+        let fits = |v: &f32| f16::from_f32(*v).to_f32() == *v;
+        self.scales.iter().all(fits) && self.mins.iter().all(fits)
+    }
+}
+
+/// Row `r` of an affine weight's codes.
+fn read_codes(view: &AffineView, r: usize, codes: &mut [u8]) {
+    // Eight codes are as many bytes as a code has bits.
+    let n_bytes = view.bits as usize;
+    let bytes = &view.codes[r * view.n_cols / 8 * n_bytes..][..view.n_cols / 8 * n_bytes];
+    for (bytes, codes) in bytes.chunks_exact(n_bytes).zip(codes.as_chunks_mut::<8>().0) {
+        let mut word = [0; 8];
+        word[..n_bytes].copy_from_slice(bytes);
+        let word = u64::from_le_bytes(word);
+        for (i, code) in codes.iter_mut().enumerate() {
+            *code = (word >> (i as u32 * view.bits)) as u8 & (u8::MAX >> (8 - view.bits));
+        }
+    }
+}
+
+/// A row of a tile of floats.
+fn float_row(dtype: DType, tile: &[u8], lane: usize, out: &mut [f32]) {
+    let size = dtype.block_bytes();
+    for (v, out) in tile.chunks_exact(N_LANES * size).zip(out) {
+        dequantize(dtype, &v[lane * size..][..size], std::slice::from_mut(out));
+    }
+}
+
+/// Whether a view begins and ends where its format can be cut, and holds the bytes of its shape.
+pub fn check_view(view: &MatrixView) -> Result<(), PackError> {
     let MatrixView { dtype, n_rows, n_cols, col_start, .. } = *view;
     let unit = dtype.cut_len();
     let end = col_start.checked_add(n_cols);

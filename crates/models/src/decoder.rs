@@ -31,19 +31,19 @@ pub(crate) trait Attention<B: Backend>: Sized {
 /// A stage of a dense decoder.
 pub(crate) struct Decoder<B: Backend, A> {
     rope: RopeSpec,
-    norm_eps: f32,
     first_word: u32,
     /// First stage only: this rank's vocabulary rows, `[vocab_shard, hidden]`.
     embedding: Option<Rc<B::Linear>>,
     blocks: Vec<Block<B, A>>,
     /// Last stage only: final norm `[hidden]` and head `[vocab_shard, hidden]`.
-    head: Option<(B::Tensor, Rc<B::Linear>)>,
+    head: Option<(B::Norm, Rc<B::Linear>)>,
 }
 
 impl<B: Backend, A: Attention<B>> Decoder<B, A> {
     pub(crate) fn load(mut loader: Loader<'_, B>) -> Result<Self, ModelError> {
         let rank = loader.rank;
-        let embedding = if rank.embeds { Some(Rc::new(loader.linear(Weight::Embedding, 0)?)) } else { None };
+        let embedding =
+            if rank.embeds { Some(Rc::new(loader.linear(&[Weight::Embedding], 0)?)) } else { None };
         let blocks = rank
             .layers
             .clone()
@@ -60,7 +60,6 @@ impl<B: Backend, A: Attention<B>> Decoder<B, A> {
         };
         Ok(Decoder {
             rope: loader.config.rope.clone(),
-            norm_eps: loader.config.norm_eps,
             first_word: rank.shard.vocab.start,
             embedding,
             blocks,
@@ -70,8 +69,13 @@ impl<B: Backend, A: Attention<B>> Decoder<B, A> {
 }
 
 impl<B: Backend, A: Attention<B>> Model<B> for Decoder<B, A> {
-    fn forward(&self, b: &mut B, batch: &Batch, hidden: Option<B::Tensor>) -> Result<B::Tensor, ModelError> {
-        let inputs = b.inputs(batch)?;
+    fn forward(
+        &self,
+        b: &mut B,
+        batch: &Batch,
+        inputs: B::Inputs,
+        hidden: Option<B::Tensor>,
+    ) -> Result<B::Tensor, ModelError> {
         let step = StepContext { rope: b.rope_table(&self.rope, &inputs)?, inputs };
         let mut x = match (hidden, &self.embedding) {
             (Some(hidden), _) => hidden,
@@ -88,25 +92,23 @@ impl<B: Backend, A: Attention<B>> Model<B> for Decoder<B, A> {
         }
         let Some((norm, head)) = &self.head else { return Ok(x) };
         let x = b.select_rows(&x, &batch.logit_rows())?;
-        let x = b.rms_norm(&x, norm, self.norm_eps)?;
-        let [logits] = b.matmul(&x, [head])?; // [n_logits, vocab_shard]
+        let x = b.rms_norm(&x, norm)?;
+        let [logits] = b.matmul(&x, head)?; // [n_logits, vocab_shard]
         Ok(logits)
     }
 }
 
 /// One layer: `x + attention(norm(x))`, then `x + mlp(norm(x))`.
 struct Block<B: Backend, A> {
-    norm_eps: f32,
-    attention_norm: B::Tensor, // [hidden]
+    attention_norm: B::Norm, // [hidden]
     attention: A,
-    mlp_norm: B::Tensor, // [hidden]
+    mlp_norm: B::Norm, // [hidden]
     mlp: Mlp<B>,
 }
 
 impl<B: Backend, A: Attention<B>> Block<B, A> {
     fn load(loader: &mut Loader<'_, B>, layer: u32) -> Result<Self, ModelError> {
         Ok(Block {
-            norm_eps: loader.config.norm_eps,
             attention_norm: loader.norm(Weight::AttentionNorm, layer)?,
             attention: A::load(loader, layer)?,
             mlp_norm: loader.norm(Weight::MlpNorm, layer)?,
@@ -121,10 +123,10 @@ impl<B: Backend, A: Attention<B>> Block<B, A> {
         slot: usize,
         step: &StepContext<B>,
     ) -> Result<B::Tensor, ModelError> {
-        let y = b.rms_norm(&x, &self.attention_norm, self.norm_eps)?;
+        let y = b.rms_norm(&x, &self.attention_norm)?;
         let y = self.attention.forward(b, &y, slot, step)?;
         let x = b.add(x, &y)?;
-        let y = b.rms_norm(&x, &self.mlp_norm, self.norm_eps)?;
+        let y = b.rms_norm(&x, &self.mlp_norm)?;
         let y = self.mlp.forward(b, &y)?;
         Ok(b.add(x, &y)?)
     }
@@ -132,25 +134,23 @@ impl<B: Backend, A: Attention<B>> Block<B, A> {
 
 /// Gated feed-forward layer: `down(silu(gate(x)) · up(x))`, columns shared out over the tensor group.
 struct Mlp<B: Backend> {
-    gate: B::Linear, // [ffn_shard, hidden]
-    up: B::Linear,   // [ffn_shard, hidden]
-    down: B::Linear, // [hidden, ffn_shard]
+    gate_up: B::Linear, // two of [ffn_shard, hidden]
+    down: B::Linear,    // [hidden, ffn_shard]
 }
 
 impl<B: Backend> Mlp<B> {
     fn load(loader: &mut Loader<'_, B>, layer: u32) -> Result<Self, ModelError> {
         Ok(Mlp {
-            gate: loader.linear(Weight::Gate, layer)?,
-            up: loader.linear(Weight::Up, layer)?,
-            down: loader.linear(Weight::Down, layer)?,
+            gate_up: loader.linear(&[Weight::Gate, Weight::Up], layer)?,
+            down: loader.linear(&[Weight::Down], layer)?,
         })
     }
 
     /// `[n_rows, hidden] → [n_rows, hidden]`, summed over the group.
     fn forward(&self, b: &mut B, x: &B::Tensor) -> Result<B::Tensor, ModelError> {
-        let [gate, up] = b.matmul(x, [&self.gate, &self.up])?; // [n_rows, ffn_shard]
-        let y = b.swiglu(&gate, &up)?;
-        let [y] = b.matmul(&y, [&self.down])?; // [n_rows, hidden], a partial sum
+        let [gate, up] = b.matmul(x, &self.gate_up)?; // [n_rows, ffn_shard]
+        let y = b.swiglu(gate, up)?;
+        let [y] = b.matmul(&y, &self.down)?; // [n_rows, hidden], a partial sum
         Ok(b.all_reduce(y)?)
     }
 }

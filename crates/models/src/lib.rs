@@ -26,7 +26,7 @@ use weights::Checkpoint;
 
 /// One rank's share of a model: some layers, and of these some heads, FFN columns and vocabulary rows.
 pub trait Model<B: Backend> {
-    /// Runs a batch through this stage's layers.
+    /// Runs a batch through this stage's layers; `inputs` are the backend's for this batch.
     ///
     /// `hidden` is `None` on the first stage, which embeds the tokens, and otherwise the previous stage's result,
     /// `[n_rows, hidden]`. The last stage returns logits of this rank's vocabulary rows, `[n_logits, vocab_shard]`,
@@ -35,6 +35,7 @@ pub trait Model<B: Backend> {
         &self,
         backend: &mut B,
         batch: &Batch,
+        inputs: B::Inputs,
         hidden: Option<B::Tensor>,
     ) -> Result<B::Tensor, ModelError>;
 }

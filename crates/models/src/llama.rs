@@ -26,20 +26,19 @@ pub(crate) const LAYER_WEIGHTS: &[Weight] = &[
 /// Attention of one layer, this rank's heads.
 pub(crate) struct Attention<B: Backend> {
     spec: AttentionSpec,
-    q: B::Linear, // [heads_shard * head_dim, hidden]
-    k: B::Linear, // [kv_heads_shard * head_dim, hidden]
-    v: B::Linear, // [kv_heads_shard * head_dim, hidden]
-    o: B::Linear, // [hidden, heads_shard * head_dim]
+    qkv: B::Linear, // [heads_shard * head_dim, hidden] and two of [kv_heads_shard * head_dim, hidden]
+    o: B::Linear,   // [hidden, heads_shard * head_dim]
 }
 
 impl<B: Backend> decoder::Attention<B> for Attention<B> {
     fn load(loader: &mut Loader<'_, B>, layer: u32) -> Result<Self, ModelError> {
         Ok(Attention {
             spec: loader.attention_spec(),
-            q: loader.linear_with_bias(Weight::Q, Weight::QBias, layer)?,
-            k: loader.linear_with_bias(Weight::K, Weight::KBias, layer)?,
-            v: loader.linear_with_bias(Weight::V, Weight::VBias, layer)?,
-            o: loader.linear(Weight::O, layer)?,
+            qkv: loader.linear_with_biases(
+                &[(Weight::Q, Weight::QBias), (Weight::K, Weight::KBias), (Weight::V, Weight::VBias)],
+                layer,
+            )?,
+            o: loader.linear(&[Weight::O], layer)?,
         })
     }
 
@@ -50,11 +49,9 @@ impl<B: Backend> decoder::Attention<B> for Attention<B> {
         slot: usize,
         step: &StepContext<B>,
     ) -> Result<B::Tensor, ModelError> {
-        let [q, k, v] = b.matmul(x, [&self.q, &self.k, &self.v])?;
-        let q = b.rope(q, self.spec.head_dim, &step.rope)?;
-        let k = b.rope(k, self.spec.head_dim, &step.rope)?;
-        let y = b.attention([&q, &k, &v], slot, &self.spec, &step.inputs)?;
-        let [y] = b.matmul(&y, [&self.o])?; // [n_rows, hidden], a partial sum
+        let qkv = b.matmul(x, &self.qkv)?;
+        let y = b.attention(qkv, None, &step.rope, slot, &self.spec, &step.inputs)?;
+        let [y] = b.matmul(&y, &self.o)?; // [n_rows, hidden], a partial sum
         Ok(b.all_reduce(y)?)
     }
 }

@@ -28,26 +28,18 @@ pub(crate) const LAYER_WEIGHTS: &[Weight] = &[
 /// Attention of one layer, this rank's heads.
 pub(crate) struct Attention<B: Backend> {
     spec: AttentionSpec,
-    norm_eps: f32,
-    q: B::Linear,      // [heads_shard * head_dim, hidden]
-    k: B::Linear,      // [kv_heads_shard * head_dim, hidden]
-    v: B::Linear,      // [kv_heads_shard * head_dim, hidden]
-    o: B::Linear,      // [hidden, heads_shard * head_dim]
-    q_norm: B::Tensor, // [head_dim]
-    k_norm: B::Tensor, // [head_dim]
+    qkv: B::Linear, // [heads_shard * head_dim, hidden] and two of [kv_heads_shard * head_dim, hidden]
+    o: B::Linear,   // [hidden, heads_shard * head_dim]
+    norms: B::HeadNorms,
 }
 
 impl<B: Backend> decoder::Attention<B> for Attention<B> {
     fn load(loader: &mut Loader<'_, B>, layer: u32) -> Result<Self, ModelError> {
         Ok(Attention {
             spec: loader.attention_spec(),
-            norm_eps: loader.config.norm_eps,
-            q: loader.linear(Weight::Q, layer)?,
-            k: loader.linear(Weight::K, layer)?,
-            v: loader.linear(Weight::V, layer)?,
-            o: loader.linear(Weight::O, layer)?,
-            q_norm: loader.norm(Weight::QNorm, layer)?,
-            k_norm: loader.norm(Weight::KNorm, layer)?,
+            qkv: loader.linear(&[Weight::Q, Weight::K, Weight::V], layer)?,
+            o: loader.linear(&[Weight::O], layer)?,
+            norms: loader.head_norms(layer)?,
         })
     }
 
@@ -58,13 +50,9 @@ impl<B: Backend> decoder::Attention<B> for Attention<B> {
         slot: usize,
         step: &StepContext<B>,
     ) -> Result<B::Tensor, ModelError> {
-        let [q, k, v] = b.matmul(x, [&self.q, &self.k, &self.v])?;
-        let q = b.rms_norm(&q, &self.q_norm, self.norm_eps)?; // over each head
-        let k = b.rms_norm(&k, &self.k_norm, self.norm_eps)?;
-        let q = b.rope(q, self.spec.head_dim, &step.rope)?;
-        let k = b.rope(k, self.spec.head_dim, &step.rope)?;
-        let y = b.attention([&q, &k, &v], slot, &self.spec, &step.inputs)?;
-        let [y] = b.matmul(&y, [&self.o])?; // [n_rows, hidden], a partial sum
+        let qkv = b.matmul(x, &self.qkv)?;
+        let y = b.attention(qkv, Some(&self.norms), &step.rope, slot, &self.spec, &step.inputs)?;
+        let [y] = b.matmul(&y, &self.o)?; // [n_rows, hidden], a partial sum
         Ok(b.all_reduce(y)?)
     }
 }

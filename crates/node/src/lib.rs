@@ -16,6 +16,7 @@ pub use open::{OpenError, OpenModel};
 pub use paths::Paths;
 pub use placement::{DEFAULT_CONTEXT_TOKENS, Placement};
 pub use rank::{RankError, RankOptions, run_rank};
-pub use replica::{RemoteRanks, Replica, ReplicaError, ReplicaOptions, StartEvent};
+pub use replica::{JacclError, RemoteRanks, Replica, ReplicaError, ReplicaOptions, StartEvent};
 pub use secret::{SecretError, SecretLine, random_seed};
 pub use server::{ServeError, bind, serve};
+pub use wire::Stats;

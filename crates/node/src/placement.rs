@@ -1,8 +1,12 @@
 //! From what a person asked for to a goal the planner understands, and from machines to a topology.
 
+use std::path::PathBuf;
+
 use base::{Bytes, ModelSpec, NodeId};
 use hw::Machine;
-use plan::{Goal, Node};
+use plan::{BackendKind, Collectives, Fence, Goal, Node};
+
+use crate::rank::offered;
 
 /// Longest context that is set up unless asked for, in tokens: long contexts cost memory that most do not need.
 pub const DEFAULT_CONTEXT_TOKENS: u32 = 8192;
@@ -24,6 +28,14 @@ pub struct Placement {
     pub context: Option<u32>,
     /// Tokens of the KV cache over all sequences.
     pub n_kv_tokens: Option<u32>,
+    /// What ranks compute with, one for all or one each; what their nodes prefer when absent.
+    pub backends: Option<Vec<BackendKind>>,
+    /// Who sums inside a layer.
+    pub collectives: Option<Collectives>,
+    /// How collectives wait for a GPU.
+    pub fence: Fence,
+    /// File that says which RDMA device leads from which rank to which: JSON, one list for each rank.
+    pub jaccl_devices: Option<PathBuf>,
 }
 
 impl Placement {
@@ -47,6 +59,10 @@ impl Placement {
             ranks_per_node: Some(
                 std::iter::once(n_local).chain(std::iter::repeat_n(1, n_remote as usize)).collect(),
             ),
+            backends: self.backends.clone(),
+            collectives: self.collectives,
+            has_jaccl_devices: self.jaccl_devices.is_some(),
+            fence: self.fence,
         }
     }
 }
@@ -59,5 +75,7 @@ pub(crate) fn this_node(id: NodeId, machine: &Machine) -> Node {
         // a system that does not say how much memory it has is taken at its word when it runs out
         memory: machine.available_memory.unwrap_or(Bytes(u64::MAX)),
         n_cores: machine.n_cores(),
+        backends: offered(),
+        is_mac: cfg!(target_os = "macos"),
     }
 }

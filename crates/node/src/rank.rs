@@ -1,28 +1,36 @@
 //! One rank's process: joins the replica, loads its share, then drives steps (rank 0) or follows them. It ends when the
 //! serving process goes away, whatever it is doing then.
 
+mod control;
+mod device;
+mod drive;
+
 use std::{
-    net::{SocketAddr, TcpListener, TcpStream},
+    io,
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
-    process,
-    sync::mpsc::{self, Receiver, TryRecvError},
+    sync::mpsc::Receiver,
     thread,
     time::{Duration, Instant},
 };
 
-use backend::{CpuBackend, Isa};
+use backend::{Backend, BackendError};
 use base::{NodeId, RankId};
-use collective::{CollectiveError, DEADLINE_S, Group, Mesh, SharedWorld, Solo, World};
+use collective::{CollectiveError, SharedWorld, World};
 use engine::{ConfigError, Engine, RunError, Runner, SchedulerConfig, StepError};
 use hw::Machine;
 use models::{Description, ModelError};
-use plan::{Plan, RankPlan};
+use plan::{BackendKind, Fence, Plan, RankPlan};
 use transport::{Link, TcpLink};
 use weights::{Checkpoint, WeightsError};
 use wire::{
-    FromRank, Init, Stats, ToRank, WireError,
+    FromRank, Init, ToRank, WireError,
     handshake::{self, HANDSHAKE_TIMEOUT_MS, HandshakeError, Party, Secret, Timed},
 };
+
+pub(crate) use control::BEAT_INTERVAL_MS;
+use control::{Activity, Control};
+pub(crate) use device::{fence_setting, offered};
 
 use crate::{
     SecretLine,
@@ -37,8 +45,9 @@ const CONNECT_TIMEOUT_MS: u64 = 10_000;
 const POLL_MS: u64 = 2;
 /// After a failure in the middle of work, time for the serving process to end the replica, in milliseconds.
 const END_PATIENCE_MS: u64 = 400;
-/// Counters are reported this often while steps run, in milliseconds.
-const STATS_INTERVAL_MS: u64 = 250;
+/// Beyond a step's deadline, time for the serving process to say which step was too long before ranks that wait for each
+/// other give up, in milliseconds.
+const DEADLINE_MARGIN_MS: u64 = 5_000;
 
 /// Connections to other ranks.
 type Links = Vec<(RankId, Box<dyn Link>)>;
@@ -62,7 +71,7 @@ pub enum RankError {
     #[error(
         "cannot reach {address}: {source}\nhint: start the serving process first; a firewall may be in the way"
     )]
-    Connect { address: SocketAddr, source: std::io::Error },
+    Connect { address: SocketAddr, source: io::Error },
     #[error("{address}: {source}{}", secret_hint(.source))]
     Handshake { address: SocketAddr, source: HandshakeError },
     #[error("{address} ended, or did not expect {rank}\nhint: its own output says why")]
@@ -70,7 +79,7 @@ pub enum RankError {
     #[error("expected {expected}, found {found}")]
     Protocol { expected: &'static str, found: String },
     #[error("cannot use a socket: {0}")]
-    Io(#[from] std::io::Error),
+    Io(#[from] io::Error),
     #[error(transparent)]
     Wire(#[from] WireError),
     #[error(transparent)]
@@ -90,17 +99,33 @@ pub enum RankError {
     Step(#[from] StepError),
     #[error(transparent)]
     Config(#[from] ConfigError),
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    #[error(
+        "the plan has {rank} compute with {backend}, which this onefold was built without\nhint: MLX_DIR=… cargo build --release -p cli --features mlx"
+    )]
+    NotBuilt { rank: RankId, backend: BackendKind },
+    #[error(
+        "the {fence} fence needs {variable}={expected} in the environment, found {found}\n\
+         hint: start the rank as {variable}={expected} onefold rank …"
+    )]
+    FenceSetting { fence: Fence, variable: &'static str, expected: &'static str, found: String },
+    #[error("cannot write {}: {source}", .path.display())]
+    File { path: PathBuf, source: io::Error },
 }
 
 /// Runs one rank until the serving process ends it or something fails; the serving process hears of a failure.
 pub fn run_rank(options: RankOptions) -> Result<(), RankError> {
     let secret = options.secret.secret();
-    let mut control = connect(options.connect, &secret, options.rank)?;
-    let listener = TcpListener::bind((control.local_addr()?.ip(), 0))?;
+    let mut stream = connect(options.connect, &secret, options.rank)?;
     let machine = Machine::probe();
+    let ip = stream.local_addr()?.ip();
+    let listener = TcpListener::bind((ip, 0))?;
+    let node = this_node(NodeId(0), &machine);
+    let reserved = Reserved::new(ip, &node.backends)?;
     let addr = listener.local_addr()?;
-    wire::write_frame(&mut control, &FromRank::Listening { addr, node: this_node(NodeId(0), &machine) })?;
-    let init = match wire::read_frame(&mut control) {
+    wire::write_frame(&mut stream, &FromRank::Listening { addr, mlx_addr: reserved.address()?, node })?;
+    let init = match wire::read_frame(&mut stream) {
         Ok(ToRank::Init(init)) => *init,
         Ok(other) => return Err(unexpected("the plan", &other)),
         Err(WireError::Closed) => {
@@ -108,16 +133,39 @@ pub fn run_rank(options: RankOptions) -> Result<(), RankError> {
         }
         Err(e) => return Err(e.into()),
     };
-    let commands = listen_to_node(control.try_clone()?);
-    let ended = Rank { init, model: options.model, secret, machine, listener }.run(&mut control, &commands);
+    // before any peer that has linked up can look for MLX there
+    drop(reserved);
+    let commands = control::listen_to_node(stream.try_clone()?);
+    let (control, activity) = (Control::new(stream), Activity::default());
+    control.beat(activity.clone());
+    let rank =
+        Rank { init, model: options.model, secret, machine, listener, control: control.clone(), activity };
+    let ended = rank.run(&commands);
     if let Err(error) = &ended {
-        if matches!(error, RankError::Collective(_) | RankError::Run(_) | RankError::Step(_)) {
+        if matches!(
+            error,
+            RankError::Collective(_) | RankError::Run(_) | RankError::Step(_) | RankError::Backend(_)
+        ) {
             // most often a peer went away; if that is the end of the replica, the serving process says so in a moment
             thread::sleep(Duration::from_millis(END_PATIENCE_MS));
         }
-        wire::write_frame(&mut control, &FromRank::Failed { message: error.to_string() })?;
+        control.send(&FromRank::Failed { message: error.to_string() })?;
     }
     ended
+}
+
+/// A free port for MLX's own collectives, kept from others until MLX takes it.
+struct Reserved(Option<TcpListener>);
+
+impl Reserved {
+    fn new(ip: IpAddr, backends: &[BackendKind]) -> io::Result<Reserved> {
+        let has_mlx = backends.contains(&BackendKind::Mlx);
+        Ok(Reserved(has_mlx.then(|| TcpListener::bind((ip, 0))).transpose()?))
+    }
+
+    fn address(&self) -> io::Result<Option<SocketAddr>> {
+        self.0.as_ref().map(TcpListener::local_addr).transpose()
+    }
 }
 
 fn secret_hint(error: &HandshakeError) -> &'static str {
@@ -149,48 +197,59 @@ fn connect(address: SocketAddr, secret: &Secret, me: RankId) -> Result<TcpStream
     Ok(stream)
 }
 
-/// Reads commands on a thread of its own, so that the end of the connection ends the process in the middle of a step.
-fn listen_to_node(mut control: TcpStream) -> Receiver<ToRank> {
-    let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || {
-        loop {
-            match wire::read_frame(&mut control) {
-                Ok(ToRank::Shutdown) | Err(WireError::Closed) => process::exit(0),
-                Ok(command) => {
-                    if sender.send(command).is_err() {
-                        return; // the rank is reporting why it ends
-                    }
-                }
-                Err(_) => process::exit(1),
-            }
-        }
-    });
-    receiver
-}
-
 struct Rank {
     init: Init,
     model: Option<PathBuf>,
     secret: Secret,
     machine: Machine,
     listener: TcpListener,
+    control: Control,
+    activity: Activity,
 }
 
 impl Rank {
-    fn run(self, control: &mut TcpStream, commands: &Receiver<ToRank>) -> Result<(), RankError> {
+    fn run(self, commands: &Receiver<ToRank>) -> Result<(), RankError> {
         let started = Instant::now();
         let plan = &self.init.plan;
         let me = &plan.ranks()[self.init.rank.index()];
         let world = self.link_up(plan, me)?;
-        let mut runner = self.load(plan, me, world)?;
+        let group = device::group(plan, me, &world)?;
+        let checkpoint = Checkpoint::open(self.model.as_ref().unwrap_or(&self.init.model))?;
+        match me.backend {
+            BackendKind::Cpu => {
+                let backend = device::cpu(&self.machine, me, group);
+                self.compute(&checkpoint, me, backend, world, started, commands)
+            }
+            #[cfg(feature = "mlx")]
+            BackendKind::Mlx => {
+                let backend = device::mlx(plan, me, &checkpoint, self.init.mlx.as_ref(), group)?;
+                self.compute(&checkpoint, me, backend, world, started, commands)
+            }
+            #[cfg(not(feature = "mlx"))]
+            backend => Err(RankError::NotBuilt { rank: me.rank, backend }),
+        }
+    }
+
+    /// Loads the share, then drives or follows.
+    fn compute<B: Backend + 'static>(
+        &self,
+        checkpoint: &Checkpoint,
+        me: &RankPlan,
+        backend: B,
+        world: SharedWorld,
+        started: Instant,
+        commands: &Receiver<ToRank>,
+    ) -> Result<(), RankError> {
+        let plan = &self.init.plan;
+        let mut runner = load(checkpoint, plan, me, backend, world)?;
         let load_ms = started.elapsed().as_millis() as u64;
-        wire::write_frame(control, &FromRank::Ready { weights: me.weights, load_ms })?;
+        self.control.send(&FromRank::Ready { weights: me.weights, load_ms })?;
         if me.rank != RankId(0) {
-            return Ok(runner.follow()?);
+            return Ok(runner.follow(|is_busy| self.activity.set(is_busy))?);
         }
         let vocab = plan.model().vocab;
         let config = SchedulerConfig::new(plan.block_len(), plan.n_blocks(), plan.context_len(), vocab);
-        drive(Engine::new(config, runner)?, control, commands)
+        drive::drive(Engine::new(config, runner)?, &self.control, &self.activity, commands)
     }
 
     /// Links to all other ranks: calls those before it, waits for those after it.
@@ -201,7 +260,8 @@ impl Rank {
             links.push((*peer, Box::new(TcpLink::new(stream, peer.to_string())?)));
         }
         links.extend(self.wait_for_peers(me.rank)?);
-        let mut world = World::new(me.rank, links, Duration::from_secs(DEADLINE_S))?;
+        let deadline = self.init.step_deadline + Duration::from_millis(DEADLINE_MARGIN_MS);
+        let mut world = World::new(me.rank, links, deadline)?;
         if self.is_crowded(plan, me) {
             world.set_spin(Duration::ZERO);
         }
@@ -229,103 +289,20 @@ impl Rank {
         let here = plan.ranks().iter().filter(|r| r.node == me.node);
         here.map(|r| r.cores.len().max(1)).sum::<usize>() > self.machine.n_cores() as usize
     }
-
-    fn load(&self, plan: &Plan, me: &RankPlan, world: SharedWorld) -> Result<Runner<CpuBackend>, RankError> {
-        let path = self.model.as_ref().unwrap_or(&self.init.model);
-        let checkpoint = Checkpoint::open(path)?;
-        let description = Description::read(&checkpoint)?;
-        if description.spec != *plan.model() {
-            return Err(RankError::OtherModel { path: path.clone() });
-        }
-        let group = || -> Result<Box<dyn Group>, CollectiveError> {
-            Ok(match plan.tp_size() {
-                1 => Box::new(Solo),
-                _ => Box::new(Mesh::new(world.clone(), plan.stage_ranks(me.stage))?),
-            })
-        };
-        let usable = self.machine.cores.as_deref().unwrap_or_default();
-        let cores: Vec<usize> = me.cores.iter().filter_map(|&c| usable.get(c as usize).copied()).collect();
-        let mut backend = CpuBackend::new(kernels::Pool::new(&cores), Isa::detect(), group()?);
-        let model = models::load(&checkpoint, &description, plan, me, &mut backend)?;
-        let group = group()?;
-        Ok(Runner::new(plan.clone(), me.clone(), model, backend, world, group))
-    }
 }
 
-/// Rank 0's loop: takes what was asked, runs a step, sends what came out.
-fn drive(
-    mut engine: Engine<Runner<CpuBackend>>,
-    control: &mut TcpStream,
-    commands: &Receiver<ToRank>,
-) -> Result<(), RankError> {
-    let mut reporter = Reporter::new();
-    loop {
-        while let Some(command) = next_command(commands, engine.has_work()) {
-            match command {
-                ToRank::Submit(request) => engine.submit(request),
-                ToRank::Cancel(id) => engine.cancel(id),
-                other => return Err(unexpected("a request", &other)),
-            }
-        }
-        let started = Instant::now();
-        let outputs = engine.step()?;
-        reporter.count(engine.stats(), started.elapsed());
-        if !outputs.is_empty() {
-            wire::write_frame(control, &FromRank::Outputs(outputs))?;
-        }
-        if reporter.is_due(!engine.has_work()) {
-            wire::write_frame(control, &FromRank::Stats(reporter.stats))?;
-        }
+fn load<B: Backend + 'static>(
+    checkpoint: &Checkpoint,
+    plan: &Plan,
+    me: &RankPlan,
+    mut backend: B,
+    world: SharedWorld,
+) -> Result<Runner<B>, RankError> {
+    let description = Description::read(checkpoint)?;
+    if description.spec != *plan.model() {
+        return Err(RankError::OtherModel { path: checkpoint.path().to_owned() });
     }
-}
-
-/// The next command if there is one now, or, without other work, as soon as there is one.
-fn next_command(commands: &Receiver<ToRank>, has_work: bool) -> Option<ToRank> {
-    let next =
-        if has_work { commands.try_recv() } else { commands.recv().map_err(|_| TryRecvError::Disconnected) };
-    match next {
-        Ok(command) => Some(command),
-        Err(TryRecvError::Empty) => None,
-        // the reader ends the process when the connection ends; nothing else drops the sender
-        Err(TryRecvError::Disconnected) => process::exit(0),
-    }
-}
-
-/// Adds up the engine's counters and the time of its steps.
-struct Reporter {
-    stats: Stats,
-    reported: Instant,
-}
-
-impl Reporter {
-    fn new() -> Reporter {
-        Reporter { stats: Stats::default(), reported: Instant::now() }
-    }
-
-    fn count(&mut self, engine: engine::Stats, step: Duration) {
-        let us = step.as_micros() as u64;
-        let has_prefill = engine.n_prefill_tokens > self.stats.n_prefill_tokens;
-        self.stats = Stats {
-            n_running: engine.n_running,
-            n_waiting: engine.n_waiting,
-            n_blocks_used: engine.n_blocks_used,
-            n_blocks: engine.n_blocks,
-            n_preemptions: engine.n_preemptions,
-            n_prefix_hit_tokens: engine.n_prefix_hit_tokens,
-            n_steps: self.stats.n_steps + 1,
-            n_prefill_tokens: engine.n_prefill_tokens,
-            prefill_us: self.stats.prefill_us + if has_prefill { us } else { 0 },
-            n_decode_tokens: engine.n_decode_tokens,
-            decode_us: self.stats.decode_us + if has_prefill { 0 } else { us },
-        };
-    }
-
-    /// Whether to report now: at intervals, and when work has run out.
-    fn is_due(&mut self, is_idle: bool) -> bool {
-        let due = is_idle || self.reported.elapsed() >= Duration::from_millis(STATS_INTERVAL_MS);
-        if due {
-            self.reported = Instant::now();
-        }
-        due
-    }
+    let model = models::load(checkpoint, &description, plan, me, &mut backend)?;
+    let group = device::group(plan, me, &world)?;
+    Ok(Runner::new(plan.clone(), me.clone(), model, backend, world, group))
 }

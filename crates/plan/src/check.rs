@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use base::{Bytes, ModelSpec, NodeId, RankId};
 
+use crate::backend::{check_backends, check_offers};
 use crate::sizes::{StageBytes, kv_bytes};
 use crate::{BLOCK_LEN_TOKENS, MAX_LAYERS, Node, PlanError, PlanParts, RankPlan, Topology, VOCAB_UNIT_ROWS};
 
@@ -18,6 +19,7 @@ pub(crate) fn check(parts: &PlanParts) -> Result<(), PlanError> {
     check_shards(&parts.ranks, &parts.model)?;
     check_bytes(parts)?;
     check_nodes(&parts.topology)?;
+    check_backends(parts)?;
     check_cores(&parts.ranks, &parts.topology)?;
     check_fit(&parts.ranks, &parts.topology)
 }
@@ -147,6 +149,7 @@ pub(crate) fn check_nodes(topology: &Topology) -> Result<(), PlanError> {
     if topology.nodes.is_empty() {
         return Err(PlanError::NoNodes);
     }
+    topology.nodes.iter().try_for_each(check_offers)?;
     let mut ids = BTreeSet::new();
     match topology.nodes.iter().find(|n| !ids.insert(n.id)) {
         Some(twice) => Err(unsound("ids of the nodes", "each once", twice.id)),
@@ -187,7 +190,8 @@ fn check_fit(ranks: &[RankPlan], topology: &Topology) -> Result<(), PlanError> {
     Ok(())
 }
 
-fn node_of(topology: &Topology, id: NodeId) -> Result<&Node, PlanError> {
+/// The node with this id.
+pub(crate) fn node_of(topology: &Topology, id: NodeId) -> Result<&Node, PlanError> {
     topology
         .nodes
         .iter()

@@ -3,6 +3,8 @@
 use base::{Bytes, RankId};
 use thiserror::Error;
 
+use crate::{BackendKind, Collectives};
+
 /// Why a goal has no plan, or why parts are not a plan.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum PlanError {
@@ -132,6 +134,61 @@ pub enum PlanError {
         /// What the ranks before it left.
         available: Bytes,
     },
+    /// Backends that are neither one nor one per rank.
+    #[error(
+        "--backend names {found} backends: expected 1 for all ranks, or {n_ranks}, one for each\n\
+         hint: --backend cpu, for example, is for all"
+    )]
+    BackendCount {
+        /// Ranks of the plan.
+        n_ranks: usize,
+        /// Backends named.
+        found: usize,
+    },
+    /// A backend that a node does not have.
+    #[error("{rank} is to compute with {backend}, but {node} offers: {offers}{}", offer_hint(*.backend))]
+    NotOffered {
+        /// The rank.
+        rank: RankId,
+        /// What it is to compute with.
+        backend: BackendKind,
+        /// Its node's name.
+        node: String,
+        /// What the node has.
+        offers: String,
+    },
+    /// Ranks of one stage that compute with different backends.
+    #[error(
+        "stage {stage} mixes backends: expected one, found {} on {} and {} on {}\n\
+         hint: name one with --backend; only the stages of a pipeline (--pp) may differ", .a.0, .a.1, .b.0, .b.1
+    )]
+    MixedBackends {
+        /// The stage.
+        stage: u32,
+        /// A rank of it.
+        a: (RankId, BackendKind),
+        /// Another one.
+        b: (RankId, BackendKind),
+    },
+    /// Collectives whose conditions do not hold.
+    #[error(
+        "collectives {collectives} need {expected}, found {found}\nhint: --collectives onefold always works"
+    )]
+    Collectives {
+        /// The collectives.
+        collectives: Collectives,
+        /// What they need.
+        expected: &'static str,
+        /// What is not so.
+        found: String,
+    },
+    /// RDMA without devices.
+    #[error(
+        "collectives {} need to know which RDMA device leads from which rank to which\n\
+         hint: --jaccl-devices names a file that says so",
+        Collectives::MlxJaccl
+    )]
+    JacclDevices,
     /// Parts that are not a plan.
     #[error("the plan is not sound: {what}: expected {expected}, found {found}")]
     Unsound {
@@ -142,4 +199,14 @@ pub enum PlanError {
         /// What it is.
         found: String,
     },
+}
+
+/// What a person can do where a backend is missing.
+fn offer_hint(backend: BackendKind) -> &'static str {
+    match backend {
+        BackendKind::Mlx => {
+            "\nhint: build onefold there with MLX: MLX_DIR=… cargo build --release -p cli --features mlx"
+        }
+        BackendKind::Cpu => "",
+    }
 }

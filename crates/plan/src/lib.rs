@@ -1,6 +1,7 @@
 //! Who computes what: a topology, a model's sizes and a goal become one checked `Plan`, or an error that says why not.
 //! Pure arithmetic: no I/O, no clock, no architecture names. A rank reads its entry and derives nothing itself.
 
+mod backend;
 mod check;
 mod error;
 mod make;
@@ -11,6 +12,7 @@ use std::ops::Range;
 
 use base::{Bytes, ModelSpec, NodeId, RankId, Shard};
 
+pub use backend::{BackendKind, Collectives, Fence};
 pub use error::PlanError;
 
 /// Tokens per KV block.
@@ -38,6 +40,10 @@ pub struct Node {
     pub memory: Bytes,
     /// Cores that may be used.
     pub n_cores: u32,
+    /// What it can compute with, preferred first.
+    pub backends: Vec<BackendKind>,
+    /// Whether it is a Mac, which some collectives need.
+    pub is_mac: bool,
 }
 
 /// How a model is to be shared out.
@@ -59,6 +65,14 @@ pub struct Goal {
     pub threads_per_rank: u32,
     /// Ranks on each node of the topology, in its order; `None` is even.
     pub ranks_per_node: Option<Vec<u32>>,
+    /// What the ranks compute with: one for all, or one each; `None` takes what their nodes prefer.
+    pub backends: Option<Vec<BackendKind>>,
+    /// Who sums inside a layer; `None` takes MLX's own collectives where they are proven, else ours.
+    pub collectives: Option<Collectives>,
+    /// Whether it is known which RDMA device leads from which rank to which.
+    pub has_jaccl_devices: bool,
+    /// How collectives wait for a GPU.
+    pub fence: Fence,
 }
 
 /// One rank's entry.
@@ -78,6 +92,8 @@ pub struct RankPlan {
     pub shard: Shard,
     /// One thread for each of these, numbered among the node's usable cores. Empty: one thread that is not pinned.
     pub cores: Vec<u32>,
+    /// What it computes with: the same on every rank of the stage.
+    pub backend: BackendKind,
     /// Whether it holds its vocabulary rows of the embedding (first stage).
     pub embeds: bool,
     /// Whether it holds its vocabulary rows of the output head (last stage).
@@ -101,6 +117,10 @@ pub struct PlanParts {
     pub context_len: u32,
     /// KV blocks on every rank.
     pub n_blocks: u32,
+    /// Who sums inside a layer.
+    pub collectives: Collectives,
+    /// How collectives wait for a GPU.
+    pub fence: Fence,
 }
 
 /// Who computes what. A value of this type has passed every check of `Plan::new`.
@@ -116,7 +136,8 @@ impl Plan {
     }
 
     /// Checks that every layer is on exactly one stage, that the shards of every stage are whole, that byte counts
-    /// are right and fit the nodes, and that ranks are numbered in (stage, tp_index) order.
+    /// are right and fit the nodes, that ranks are numbered in (stage, tp_index) order, and that the nodes can run the
+    /// backends and collectives.
     pub fn new(parts: PlanParts) -> Result<Plan, PlanError> {
         check::check(&parts)?;
         Ok(Plan { parts })
@@ -180,7 +201,11 @@ impl Plan {
             let (rank, asked, n_cores) = (r.rank, goal.threads_per_rank, r.cores.len());
             format!("{rank} was to have {asked} of its node's cores for its own, its share is {n_cores}")
         };
-        self.ranks().iter().filter(short).map(note).collect()
+        let mut notes: Vec<String> = self.ranks().iter().filter(short).map(note).collect();
+        if self.fence() == Fence::Fast && !self.ranks().iter().any(|r| r.backend == BackendKind::Mlx) {
+            notes.push("the fast fence changes nothing: no rank computes with mlx".to_owned());
+        }
+        notes
     }
 
     /// Tokens per KV block.
@@ -196,5 +221,15 @@ impl Plan {
     /// Longest sequence, in tokens.
     pub fn context_len(&self) -> u32 {
         self.parts.context_len
+    }
+
+    /// Who sums inside a layer.
+    pub fn collectives(&self) -> Collectives {
+        self.parts.collectives
+    }
+
+    /// How collectives wait for a GPU.
+    pub fn fence(&self) -> Fence {
+        self.parts.fence
     }
 }

@@ -3,10 +3,13 @@
 
 use base::{Bytes, ModelSpec, RankId, Shard};
 
+use crate::backend::{choose_backends, choose_collectives};
 use crate::check::{check_model, check_nodes};
 use crate::sizes::{StageBytes, head_bytes, kv_bytes};
 use crate::split::{apportion, cut_layers, runs};
-use crate::{BLOCK_LEN_TOKENS, Goal, Node, PlanError, PlanParts, RankPlan, Topology, VOCAB_UNIT_ROWS};
+use crate::{
+    BLOCK_LEN_TOKENS, BackendKind, Goal, Node, PlanError, PlanParts, RankPlan, Topology, VOCAB_UNIT_ROWS,
+};
 
 /// Sequences of full length that the KV cache holds by default, where memory allows.
 const DEFAULT_KV_SEQUENCES: u64 = 4;
@@ -21,6 +24,8 @@ pub(crate) fn make(topology: &Topology, model: &ModelSpec, goal: &Goal) -> Resul
     check_ranks_per_node(topology, goal)?;
     let mut ranks = share_out(model, goal)?;
     place(&mut ranks, topology, goal);
+    choose_backends(&mut ranks, topology, goal)?;
+    let collectives = choose_collectives(&ranks, topology, goal)?;
     let n_blocks = n_blocks(&ranks, topology, model, goal);
     for r in &mut ranks {
         r.kv = kv_bytes(model, &r.layers, &r.shard, n_blocks);
@@ -31,6 +36,8 @@ pub(crate) fn make(topology: &Topology, model: &ModelSpec, goal: &Goal) -> Resul
         ranks,
         context_len: goal.context_len,
         n_blocks,
+        collectives,
+        fence: goal.fence,
     })
 }
 
@@ -85,7 +92,7 @@ fn check_weights(
     }
 }
 
-/// The ranks with their layers, shards and weights; nodes, cores and KV bytes follow.
+/// The ranks with their layers, shards and weights; nodes, cores, backends and KV bytes follow.
 fn share_out(model: &ModelSpec, goal: &Goal) -> Result<Vec<RankPlan>, PlanError> {
     let even = vec![1; goal.pp as usize];
     let layers: Vec<u64> = model.layers.iter().map(|l| (l.attention + l.ffn + l.replicated).0).collect();
@@ -107,6 +114,7 @@ fn share_out(model: &ModelSpec, goal: &Goal) -> Result<Vec<RankPlan>, PlanError>
                 kv: Bytes(0),
                 shard,
                 cores: Vec::new(),
+                backend: BackendKind::Cpu,
                 embeds,
                 heads,
             });

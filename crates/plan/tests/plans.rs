@@ -1,7 +1,7 @@
 //! Plans for known models and small goals, and the words of every refusal.
 
 use base::{Bytes, LayerBytes, ModelSpec, NodeId, RankId};
-use plan::{Goal, Node, Plan, PlanError, Topology};
+use plan::{BackendKind, Fence, Goal, Node, Plan, PlanError, Topology};
 
 /// 9 query heads in 3 KV groups, 30 layers, embedding used as head.
 fn small() -> ModelSpec {
@@ -28,6 +28,8 @@ fn nodes(memory: &[u64]) -> Topology {
         name: format!("node-{i}"),
         memory: Bytes(memory),
         n_cores: 4,
+        backends: vec![BackendKind::Cpu],
+        is_mac: false,
     };
     Topology { nodes: memory.iter().enumerate().map(node).collect() }
 }
@@ -42,6 +44,10 @@ fn goal(tp: u32, pp: u32) -> Goal {
         n_kv_tokens: None,
         threads_per_rank: 2,
         ranks_per_node: None,
+        backends: None,
+        collectives: None,
+        has_jaccl_devices: false,
+        fence: Fence::Safe,
     }
 }
 
@@ -176,11 +182,10 @@ fn claims_beyond_reason_are_refused_at_once() {
 
 #[test]
 fn nodes_hold_as_many_ranks_as_asked() {
-    let node = |id| Node { id: NodeId(id), name: format!("node {id}"), memory: Bytes(8 << 30), n_cores: 2 };
-    let topology = Topology { nodes: vec![node(0), node(1)] };
+    let topology = nodes(&[8 * GB, 8 * GB]);
     let uneven = |counts: &[u32]| Goal { ranks_per_node: Some(counts.to_vec()), ..goal(3, 1) };
     let plan = Plan::make(&topology, &small(), &uneven(&[2, 1])).unwrap();
-    assert_eq!(plan.ranks().iter().map(|r| r.node.0).collect::<Vec<_>>(), [0, 0, 1]);
+    assert_eq!(plan.ranks().iter().map(|r| r.node.0 - 7).collect::<Vec<_>>(), [0, 0, 1]);
     for wrong in [&[3, 1][..], &[3], &[3, 0]] {
         let refused = Plan::make(&topology, &small(), &uneven(wrong)).unwrap_err();
         assert!(refused.to_string().starts_with("ranks per node: expected 2 counts"), "{refused}");

@@ -2,7 +2,7 @@
 //! was tampered with is refused.
 
 use base::{Bytes, LayerBytes, ModelSpec, NodeId, RankId};
-use plan::{Goal, Node, Plan, PlanError, PlanParts, Topology};
+use plan::{BackendKind, Collectives, Fence, Goal, Node, Plan, PlanError, PlanParts, Topology};
 use proptest::prelude::*;
 
 fn any_layer() -> impl Strategy<Value = LayerBytes> {
@@ -52,6 +52,10 @@ fn any_goal() -> impl Strategy<Value = Goal> {
             n_kv_tokens,
             threads_per_rank,
             ranks_per_node: None,
+            backends: None,
+            collectives: None,
+            has_jaccl_devices: false,
+            fence: Fence::Safe,
         })
 }
 
@@ -67,6 +71,8 @@ fn any_topology() -> impl Strategy<Value = Topology> {
                 name: format!("n{i}"),
                 memory: Bytes(memory),
                 n_cores,
+                backends: vec![BackendKind::Cpu],
+                is_mac: false,
             })
             .collect(),
     })
@@ -119,10 +125,15 @@ fn tamper(parts: &mut PlanParts, kind: u32, which: usize) {
         26 => parts.model.head_unit = 0,
         27 => parts.model.vocab += 1,
         28 => parts.model.n_kv_heads *= 2,
+        29 => r.backend = BackendKind::Mlx,
+        30 => parts.collectives = Collectives::MlxRing,
+        31 => parts.collectives = Collectives::MlxJaccl,
+        32 => parts.topology.nodes[0].backends.clear(),
+        33 => parts.topology.nodes[0].backends.push(BackendKind::Cpu),
         _ => (r.shard.ffn.start, r.shard.ffn.end) = (u32::MAX, 0),
     }
 }
-const N_KINDS: u32 = 30;
+const N_KINDS: u32 = 35;
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]

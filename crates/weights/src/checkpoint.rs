@@ -44,6 +44,23 @@ enum OwnedSource {
     Hf { config: Value, dir: PathBuf },
 }
 
+/// Rows of a matrix that were read from a file.
+pub struct Rows {
+    dtype: DType,
+    n_rows: usize,
+    n_cols: usize,
+    row_stride: usize,
+    bytes: Vec<u8>,
+}
+
+impl Rows {
+    /// The rows as a matrix.
+    pub fn view(&self) -> MatrixView<'_> {
+        let Rows { dtype, n_rows, n_cols, row_stride, .. } = *self;
+        MatrixView { dtype, n_rows, n_cols, row_stride, col_start: 0, bytes: &self.bytes }
+    }
+}
+
 /// What the checkpoint says about its model, in its format's own words.
 #[derive(Clone, Copy, Debug)]
 pub enum Source<'a> {
@@ -195,6 +212,26 @@ impl Checkpoint {
             _ => None,
         };
         view.ok_or_else(|| self.wrong_form(tensor, "a matrix"))
+    }
+
+    /// Rows of a tensor `[n_rows, n_cols]`, read into memory of their own: for who keeps a copy anyway and has no use for the
+    /// file's pages beside it.
+    pub fn read_rows(&self, name: &str, rows: Range<usize>) -> Result<Rows, WeightsError> {
+        let view = self.matrix(name)?;
+        let entry = &self.tensors[name];
+        let tensor = || self.tensor(name);
+        if rows.start > rows.end || rows.end > view.n_rows {
+            return Err(self.wrong_form(tensor()?, "a matrix with these rows"));
+        }
+        let at = |row: usize| entry.bytes.start + row * view.row_stride;
+        let bytes = self.files[entry.file].read(at(rows.start)..at(rows.end))?;
+        Ok(Rows {
+            dtype: view.dtype,
+            n_rows: rows.len(),
+            n_cols: view.n_cols,
+            row_stride: view.row_stride,
+            bytes,
+        })
     }
 
     /// A tensor `[n]` in a plain float format, as f32.

@@ -15,7 +15,7 @@ pub mod synthetic;
 mod tensor;
 mod write;
 
-pub use checkpoint::{Checkpoint, Source};
+pub use checkpoint::{Checkpoint, Rows, Source};
 pub use error::WeightsError;
 pub use gguf::GgufMetadata;
 pub use tensor::{Tensor, TensorInfo};

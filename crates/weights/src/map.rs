@@ -1,8 +1,11 @@
-//! A file mapped read-only into memory: the one place of this crate that needs `unsafe`. It knows bytes, no format.
+//! A file mapped read-only into memory, or read into memory of the reader's: the one place of this crate that needs `unsafe`. It
+//! knows bytes, no format.
 #![allow(unsafe_code)]
 
 use std::{
     fs::{self, File},
+    ops::Range,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
@@ -15,6 +18,7 @@ use crate::WeightsError;
 pub(crate) struct Mapped {
     path: PathBuf,
     map: Mmap,
+    file: File,
 }
 
 impl Mapped {
@@ -29,7 +33,10 @@ impl Mapped {
         // guarded from here is another process that changes the file while it is mapped: a write shows up as other
         // bytes, and a truncation kills the reader with SIGBUS when it touches a page past the new end.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
-        Ok(Mapped { path: path.to_owned(), map })
+        #[cfg(target_vendor = "apple")]
+        // what is read is kept by the reader; a second copy in the system's cache is of no use
+        rustix::fs::fcntl_nocache(&file, true).map_err(|e| io(e.into()))?;
+        Ok(Mapped { path: path.to_owned(), map, file })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -38,5 +45,13 @@ impl Mapped {
 
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.map
+    }
+
+    /// Some bytes, read past the map.
+    pub(crate) fn read(&self, range: Range<usize>) -> Result<Vec<u8>, WeightsError> {
+        let mut bytes = vec![0; range.len()];
+        let read = self.file.read_exact_at(&mut bytes, range.start as u64);
+        read.map_err(|source| WeightsError::Io { action: "read", path: self.path.clone(), source })?;
+        Ok(bytes)
     }
 }

@@ -76,15 +76,15 @@ pub enum WireError {
         /// Bytes too many.
         n_bytes: usize,
     },
-    /// Numbers that contradict each other.
+    /// Values that contradict each other.
     #[error("{what}: expected {expected}, found {found}")]
     Invalid {
-        /// Which number.
+        /// Which value.
         what: &'static str,
         /// What it must be.
         expected: String,
         /// What it is.
-        found: u64,
+        found: String,
     },
     /// A rank that the plan does not have, or that is named where it must not be.
     #[error("{what}: {rank} of {n_ranks}")]
@@ -104,5 +104,12 @@ pub enum WireError {
 impl From<Infallible> for WireError {
     fn from(never: Infallible) -> WireError {
         match never {}
+    }
+}
+
+impl WireError {
+    /// Values that contradict each other.
+    pub(crate) fn invalid(what: &'static str, expected: impl ToString, found: impl ToString) -> WireError {
+        WireError::Invalid { what, expected: expected.to_string(), found: found.to_string() }
     }
 }

@@ -206,8 +206,7 @@ impl Message for Hello {
             (0, 0) => Party::Node,
             (1, rank) => Party::Rank(RankId(rank)),
             (found, _) => {
-                let expected = "0 (node) or 1 (rank)".into();
-                return Err(WireError::Invalid { what: "kind of party", expected, found: found.into() });
+                return Err(WireError::invalid("kind of party", "0 (node) or 1 (rank)", found));
             }
         };
         Ok((Hello { party, nonce }, rest))

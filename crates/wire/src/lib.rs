@@ -25,7 +25,7 @@ pub use frame::{
     HEADER_BYTES, MAX_FRAME_BYTES, Message, decode, decode_sampled, decode_step, encode, encode_sampled,
     encode_step, read_frame, write_frame,
 };
-pub use messages::{FromRank, Init, Stats, ToRank};
+pub use messages::{FromRank, Init, MlxPeers, Stats, ToRank};
 
 /// Version of every frame and of the handshake. Both ends must have the same; any change of a golden byte raises it.
-pub const WIRE_VERSION: u16 = 1;
+pub const WIRE_VERSION: u16 = 2;

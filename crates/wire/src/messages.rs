@@ -1,9 +1,9 @@
 //! What a node and its rank processes tell each other, in the project's own types.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use base::{Bytes, Output, RankId, Request, RequestId};
-use plan::{Node, Plan};
+use plan::{Collectives, Node, Plan};
 
 use crate::WireError;
 
@@ -31,6 +31,27 @@ pub struct Init {
     pub model: PathBuf,
     /// Where other ranks listen for their peers.
     pub peers: Vec<(RankId, SocketAddr)>,
+    /// How the ranks of the receiver's stage meet in MLX's own collectives, if these are the plan's.
+    pub mlx: Option<MlxPeers>,
+    /// Time a step may take, in whole milliseconds; whoever waits longer for another rank gives up.
+    pub step_deadline: Duration,
+}
+
+/// What MLX's own collectives need to know of the ranks of a stage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MlxPeers {
+    /// Its ring.
+    Ring {
+        /// Where each rank of the stage listens, in their order.
+        hosts: Vec<SocketAddr>,
+    },
+    /// Its RDMA.
+    Jaccl {
+        /// JSON: for each rank of the stage its devices to each rank of the stage.
+        devices: String,
+        /// Where the stage's first rank listens.
+        coordinator: SocketAddr,
+    },
 }
 
 /// What a rank tells its node. Who it is was settled by the handshake.
@@ -40,6 +61,8 @@ pub enum FromRank {
     Listening {
         /// Its data listener.
         addr: SocketAddr,
+        /// A free address for MLX's own collectives, if it can compute with MLX.
+        mlx_addr: Option<SocketAddr>,
         /// What the planner needs to know of the machine; its id is the receiver's to give.
         node: Node,
     },
@@ -59,6 +82,11 @@ pub enum FromRank {
     },
     /// How it is doing (rank 0 only).
     Stats(Stats),
+    /// It is alive; sent at intervals from a thread of its own, whatever else it is doing.
+    Beat {
+        /// How long the step that it is in has been running, in milliseconds; `None` between steps.
+        busy_ms: Option<u64>,
+    },
 }
 
 /// The engine's counters. Those that say so count from the start.
@@ -86,10 +114,14 @@ pub struct Stats {
     pub n_decode_tokens: u64,
     /// Time of the steps without prefill, from the start, in microseconds.
     pub decode_us: u64,
+    /// Nodes of the graphs that rank 0's device was handed, from the start; 0 where it computes at once.
+    pub n_graph_nodes: u64,
+    /// Such graphs, from the start.
+    pub n_graph_evals: u64,
 }
 
 impl Init {
-    /// The receiver and its peers are different ranks of the plan.
+    /// The receiver and its peers are different ranks of the plan, and what is said of MLX's collectives fits it.
     pub(crate) fn check(self) -> Result<Init, WireError> {
         let n_ranks = self.plan.world_size();
         let named = self.peers.iter().map(|(rank, _)| *rank);
@@ -102,6 +134,23 @@ impl Init {
         match ranks.last() {
             Some(&rank) if rank.0 >= n_ranks => {
                 Err(WireError::Rank { what: "the plan has no such rank", rank, n_ranks })
+            }
+            _ => self.check_mlx(),
+        }
+    }
+
+    fn check_mlx(self) -> Result<Init, WireError> {
+        let found = match &self.mlx {
+            None => Collectives::Onefold,
+            Some(MlxPeers::Ring { .. }) => Collectives::MlxRing,
+            Some(MlxPeers::Jaccl { .. }) => Collectives::MlxJaccl,
+        };
+        if found != self.plan.collectives() {
+            return Err(WireError::invalid("collectives to meet in", self.plan.collectives(), found));
+        }
+        match &self.mlx {
+            Some(MlxPeers::Ring { hosts }) if hosts.len() != self.plan.tp_size() as usize => {
+                Err(WireError::invalid("hosts of MLX's ring", self.plan.tp_size(), hosts.len()))
             }
             _ => Ok(self),
         }

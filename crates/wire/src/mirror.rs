@@ -1,7 +1,7 @@
 //! The wire's picture of every message, field by field in wire order: changing one changes golden bytes. Turns
 //! into the real types only what is consistent.
 
-use std::{ffi::OsString, net::SocketAddr, os::unix::ffi::OsStringExt};
+use std::{ffi::OsString, net::SocketAddr, os::unix::ffi::OsStringExt, time::Duration};
 
 use base::{
     Batch, BlockId, Bytes, FinishReason, Output, RankId, Request, RequestId, SampleSpec, Sampled,
@@ -11,7 +11,7 @@ use plan::Plan;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    FromRank, Init, Message, Stats, ToRank, WireError,
+    FromRank, Init, Message, MlxPeers, Stats, ToRank, WireError,
     mirror_plan::{NodeWire, PlanWire},
 };
 
@@ -54,15 +54,24 @@ struct InitWire {
     /// A path is bytes, not always text.
     model: Vec<u8>,
     peers: Vec<(u32, SocketAddr)>,
+    mlx: Option<MlxPeersWire>,
+    step_deadline_ms: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+enum MlxPeersWire {
+    Ring { hosts: Vec<SocketAddr> },
+    Jaccl { devices: String, coordinator: SocketAddr },
 }
 
 #[derive(Serialize, Deserialize)]
 enum FromRankWire {
-    Listening { addr: SocketAddr, node: NodeWire },
+    Listening { addr: SocketAddr, mlx_addr: Option<SocketAddr>, node: NodeWire },
     Ready { weights: u64, load_ms: u64 },
     Outputs(Vec<OutputWire>),
     Failed { message: String },
     Stats(StatsWire),
+    Beat { busy_ms: Option<u64> },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -78,6 +87,8 @@ struct StatsWire {
     prefill_us: u64,
     n_decode_tokens: u64,
     decode_us: u64,
+    n_graph_nodes: u64,
+    n_graph_evals: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -161,12 +172,7 @@ struct UsageWire {
 impl From<&ToRank> for ToRankWire {
     fn from(message: &ToRank) -> ToRankWire {
         match message {
-            ToRank::Init(init) => ToRankWire::Init(Box::new(InitWire {
-                plan: PlanWire::from(&init.plan),
-                rank: init.rank.0,
-                model: init.model.clone().into_os_string().into_vec(),
-                peers: init.peers.iter().map(|(rank, addr)| (rank.0, *addr)).collect(),
-            })),
+            ToRank::Init(init) => ToRankWire::Init(Box::new(init.as_ref().into())),
             ToRank::Submit(request) => ToRankWire::Submit(request.into()),
             ToRank::Cancel(id) => ToRankWire::Cancel(id.0),
             ToRank::Shutdown => ToRankWire::Shutdown,
@@ -179,12 +185,7 @@ impl TryFrom<ToRankWire> for ToRank {
 
     fn try_from(message: ToRankWire) -> Result<ToRank, WireError> {
         Ok(match message {
-            ToRankWire::Init(init) => {
-                let plan = Plan::try_from(init.plan)?;
-                let model = OsString::from_vec(init.model).into();
-                let peers = init.peers.into_iter().map(|(rank, addr)| (RankId(rank), addr)).collect();
-                ToRank::Init(Box::new(Init { plan, rank: RankId(init.rank), model, peers }.check()?))
-            }
+            ToRankWire::Init(init) => ToRank::Init(Box::new(Init::try_from(*init)?)),
             ToRankWire::Submit(request) => ToRank::Submit(request.try_into()?),
             ToRankWire::Cancel(id) => ToRank::Cancel(RequestId(id)),
             ToRankWire::Shutdown => ToRank::Shutdown,
@@ -192,10 +193,51 @@ impl TryFrom<ToRankWire> for ToRank {
     }
 }
 
+impl From<&Init> for InitWire {
+    fn from(init: &Init) -> InitWire {
+        let mlx = |peers: &MlxPeers| match peers {
+            MlxPeers::Ring { hosts } => MlxPeersWire::Ring { hosts: hosts.clone() },
+            MlxPeers::Jaccl { devices, coordinator } => {
+                MlxPeersWire::Jaccl { devices: devices.clone(), coordinator: *coordinator }
+            }
+        };
+        InitWire {
+            plan: PlanWire::from(&init.plan),
+            rank: init.rank.0,
+            model: init.model.clone().into_os_string().into_vec(),
+            peers: init.peers.iter().map(|(rank, addr)| (rank.0, *addr)).collect(),
+            mlx: init.mlx.as_ref().map(mlx),
+            step_deadline_ms: u64::try_from(init.step_deadline.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+impl TryFrom<InitWire> for Init {
+    type Error = WireError;
+
+    fn try_from(init: InitWire) -> Result<Init, WireError> {
+        let mlx = |peers| match peers {
+            MlxPeersWire::Ring { hosts } => MlxPeers::Ring { hosts },
+            MlxPeersWire::Jaccl { devices, coordinator } => MlxPeers::Jaccl { devices, coordinator },
+        };
+        let init = Init {
+            plan: Plan::try_from(init.plan)?,
+            rank: RankId(init.rank),
+            model: OsString::from_vec(init.model).into(),
+            peers: init.peers.into_iter().map(|(rank, addr)| (RankId(rank), addr)).collect(),
+            mlx: init.mlx.map(mlx),
+            step_deadline: Duration::from_millis(init.step_deadline_ms),
+        };
+        init.check()
+    }
+}
+
 impl From<&FromRank> for FromRankWire {
     fn from(message: &FromRank) -> FromRankWire {
         match message {
-            FromRank::Listening { addr, node } => FromRankWire::Listening { addr: *addr, node: node.into() },
+            FromRank::Listening { addr, mlx_addr, node } => {
+                FromRankWire::Listening { addr: *addr, mlx_addr: *mlx_addr, node: node.into() }
+            }
             FromRank::Ready { weights, load_ms } => {
                 FromRankWire::Ready { weights: weights.0, load_ms: *load_ms }
             }
@@ -204,6 +246,7 @@ impl From<&FromRank> for FromRankWire {
             }
             FromRank::Failed { message } => FromRankWire::Failed { message: message.clone() },
             FromRank::Stats(stats) => FromRankWire::Stats(stats.into()),
+            FromRank::Beat { busy_ms } => FromRankWire::Beat { busy_ms: *busy_ms },
         }
     }
 }
@@ -211,13 +254,16 @@ impl From<&FromRank> for FromRankWire {
 impl From<FromRankWire> for FromRank {
     fn from(message: FromRankWire) -> FromRank {
         match message {
-            FromRankWire::Listening { addr, node } => FromRank::Listening { addr, node: node.into() },
+            FromRankWire::Listening { addr, mlx_addr, node } => {
+                FromRank::Listening { addr, mlx_addr, node: node.into() }
+            }
             FromRankWire::Ready { weights, load_ms } => FromRank::Ready { weights: Bytes(weights), load_ms },
             FromRankWire::Outputs(outputs) => {
                 FromRank::Outputs(outputs.into_iter().map(Output::from).collect())
             }
             FromRankWire::Failed { message } => FromRank::Failed { message },
             FromRankWire::Stats(stats) => FromRank::Stats(stats.into()),
+            FromRankWire::Beat { busy_ms } => FromRank::Beat { busy_ms },
         }
     }
 }
@@ -254,7 +300,9 @@ same_fields!(
         n_prefill_tokens,
         prefill_us,
         n_decode_tokens,
-        decode_us
+        decode_us,
+        n_graph_nodes,
+        n_graph_evals
     }
 );
 same_fields!(Usage, UsageWire { prompt_tokens, cached_tokens, completion_tokens });
@@ -276,7 +324,7 @@ impl TryFrom<RequestWire> for Request {
 
     fn try_from(request: RequestWire) -> Result<Request, WireError> {
         if request.prompt.is_empty() {
-            return Err(invalid("tokens of a prompt", "at least 1", 0));
+            return Err(WireError::invalid("tokens of a prompt", "at least 1", 0));
         }
         Ok(Request {
             id: RequestId(request.id),
@@ -340,10 +388,10 @@ impl TryFrom<StepWire> for Step {
         let sum = |count: fn(&SeqSlice) -> u32| seqs.iter().map(|seq| u64::from(count(seq))).sum::<u64>();
         let (n_rows, n_logits) = (sum(|seq| seq.n_rows), sum(|seq| seq.n_logits));
         if n_rows != step.tokens.len() as u64 {
-            return Err(invalid("rows of a step's sequences", step.tokens.len(), n_rows));
+            return Err(WireError::invalid("rows of a step's sequences", step.tokens.len(), n_rows));
         }
         if n_logits != step.samples.len() as u64 {
-            return Err(invalid("logits of a step's sequences", step.samples.len(), n_logits));
+            return Err(WireError::invalid("logits of a step's sequences", step.samples.len(), n_logits));
         }
         let samples = step.samples.into_iter().map(SampleSpec::from).collect();
         Ok(Step { batch: Batch { tokens: tokens(step.tokens), seqs }, samples })
@@ -368,17 +416,17 @@ impl TryFrom<SeqWire> for SeqSlice {
     fn try_from(seq: SeqWire) -> Result<SeqSlice, WireError> {
         let SeqWire { n_rows, context_len, n_logits, .. } = seq;
         if n_rows > context_len {
-            return Err(invalid(
+            return Err(WireError::invalid(
                 "rows of a sequence",
                 format!("at most its context of {context_len}"),
-                n_rows.into(),
+                n_rows,
             ));
         }
         if n_logits > n_rows {
-            return Err(invalid(
+            return Err(WireError::invalid(
                 "logits of a sequence",
                 format!("at most its {n_rows} rows"),
-                n_logits.into(),
+                n_logits,
             ));
         }
         let blocks = seq.blocks.into_iter().map(BlockId).collect();
@@ -482,8 +530,4 @@ fn number_pairs<T: Copy>(pairs: &[(TokenId, T)]) -> Vec<(u32, T)> {
 
 fn token_pairs<T>(pairs: Vec<(u32, T)>) -> Vec<(TokenId, T)> {
     pairs.into_iter().map(|(number, value)| (TokenId(number), value)).collect()
-}
-
-fn invalid(what: &'static str, expected: impl ToString, found: u64) -> WireError {
-    WireError::Invalid { what, expected: expected.to_string(), found }
 }

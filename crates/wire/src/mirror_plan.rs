@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use base::{Bytes, LayerBytes, ModelSpec, NodeId, RankId, Shard};
-use plan::{Node, Plan, PlanParts, RankPlan, Topology};
+use plan::{BackendKind, Collectives, Fence, Node, Plan, PlanParts, RankPlan, Topology};
 use serde::{Deserialize, Serialize};
 
 use crate::WireError;
@@ -15,6 +15,27 @@ pub(crate) struct PlanWire {
     ranks: Vec<RankWire>,
     context_len: u32,
     n_blocks: u32,
+    collectives: CollectivesWire,
+    fence: FenceWire,
+}
+
+#[derive(Serialize, Deserialize)]
+enum BackendWire {
+    Cpu,
+    Mlx,
+}
+
+#[derive(Serialize, Deserialize)]
+enum CollectivesWire {
+    Onefold,
+    MlxRing,
+    MlxJaccl,
+}
+
+#[derive(Serialize, Deserialize)]
+enum FenceWire {
+    Safe,
+    Fast,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -46,6 +67,8 @@ pub(crate) struct NodeWire {
     name: String,
     memory: u64,
     n_cores: u32,
+    backends: Vec<BackendWire>,
+    is_mac: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -59,6 +82,7 @@ struct RankWire {
     ffn: Range<u32>,
     vocab: Range<u32>,
     cores: Vec<u32>,
+    backend: BackendWire,
     embeds: bool,
     heads: bool,
     weights: u64,
@@ -67,13 +91,15 @@ struct RankWire {
 
 impl From<&Plan> for PlanWire {
     fn from(plan: &Plan) -> PlanWire {
-        let PlanParts { model, topology, ranks, context_len, n_blocks } = plan.parts();
+        let PlanParts { model, topology, ranks, context_len, n_blocks, collectives, fence } = plan.parts();
         PlanWire {
             model: model.into(),
             nodes: topology.nodes.iter().map(NodeWire::from).collect(),
             ranks: ranks.iter().map(RankWire::from).collect(),
             context_len: *context_len,
             n_blocks: *n_blocks,
+            collectives: (*collectives).into(),
+            fence: (*fence).into(),
         }
     }
 }
@@ -88,6 +114,8 @@ impl TryFrom<PlanWire> for Plan {
             ranks: plan.ranks.into_iter().map(RankPlan::from).collect(),
             context_len: plan.context_len,
             n_blocks: plan.n_blocks,
+            collectives: plan.collectives.into(),
+            fence: plan.fence.into(),
         };
         Ok(Plan::new(parts)?)
     }
@@ -143,17 +171,47 @@ impl From<ModelWire> for ModelSpec {
 
 impl From<&Node> for NodeWire {
     fn from(node: &Node) -> NodeWire {
-        let Node { id, name, memory, n_cores } = node;
-        NodeWire { id: id.0, name: name.clone(), memory: memory.0, n_cores: *n_cores }
+        let Node { id, name, memory, n_cores, backends, is_mac } = node;
+        let backends = backends.iter().map(|kind| (*kind).into()).collect();
+        NodeWire {
+            id: id.0,
+            name: name.clone(),
+            memory: memory.0,
+            n_cores: *n_cores,
+            backends,
+            is_mac: *is_mac,
+        }
     }
 }
 
 impl From<NodeWire> for Node {
     fn from(node: NodeWire) -> Node {
-        let NodeWire { id, name, memory, n_cores } = node;
-        Node { id: NodeId(id), name, memory: Bytes(memory), n_cores }
+        let NodeWire { id, name, memory, n_cores, backends, is_mac } = node;
+        let backends = backends.into_iter().map(BackendKind::from).collect();
+        Node { id: NodeId(id), name, memory: Bytes(memory), n_cores, backends, is_mac }
     }
 }
+
+/// Both directions of an enum whose variants have the same names on the wire.
+macro_rules! same_variants {
+    ($real:ident, $mirror:ident { $($variant:ident),* }) => {
+        impl From<$real> for $mirror {
+            fn from(real: $real) -> $mirror {
+                match real { $($real::$variant => $mirror::$variant),* }
+            }
+        }
+
+        impl From<$mirror> for $real {
+            fn from(mirror: $mirror) -> $real {
+                match mirror { $($mirror::$variant => $real::$variant),* }
+            }
+        }
+    };
+}
+
+same_variants!(BackendKind, BackendWire { Cpu, Mlx });
+same_variants!(Collectives, CollectivesWire { Onefold, MlxRing, MlxJaccl });
+same_variants!(Fence, FenceWire { Safe, Fast });
 
 impl From<&RankPlan> for RankWire {
     fn from(rank: &RankPlan) -> RankWire {
@@ -167,6 +225,7 @@ impl From<&RankPlan> for RankWire {
             ffn: rank.shard.ffn.clone(),
             vocab: rank.shard.vocab.clone(),
             cores: rank.cores.clone(),
+            backend: rank.backend.into(),
             embeds: rank.embeds,
             heads: rank.heads,
             weights: rank.weights.0,
@@ -185,6 +244,7 @@ impl From<RankWire> for RankPlan {
             layers: rank.layers,
             shard: Shard { kv_heads: rank.kv_heads, ffn: rank.ffn, vocab: rank.vocab },
             cores: rank.cores,
+            backend: rank.backend.into(),
             embeds: rank.embeds,
             heads: rank.heads,
             weights: Bytes(rank.weights),

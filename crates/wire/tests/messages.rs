@@ -8,10 +8,13 @@ use std::io::{self, Read};
 
 use base::{RankId, Sampled, SeqSlice, Step};
 use proptest::{collection::vec, prelude::*};
-use samples::{any_from_rank, any_request, any_sampled, any_step, any_to_rank, init, request, step};
+use samples::{
+    any_from_rank, any_request, any_sampled, any_step, any_to_rank, init, jaccl_init, request, ring_init,
+    step,
+};
 use wire::{
-    FromRank, HEADER_BYTES, Init, MAX_FRAME_BYTES, Message, ToRank, WIRE_VERSION, WireError, decode,
-    decode_sampled, decode_step, encode, encode_sampled, encode_step,
+    FromRank, HEADER_BYTES, Init, MAX_FRAME_BYTES, Message, MlxPeers, ToRank, WIRE_VERSION, WireError,
+    decode, decode_sampled, decode_step, encode, encode_sampled, encode_step,
     handshake::{Hello, Proof},
     read_frame, write_frame,
 };
@@ -173,6 +176,25 @@ fn init_names_ranks_of_its_plan_once() {
     check(|init| init.rank = RankId(2));
     check(|init| init.peers[0].0 = RankId(2));
     check(|init| init.peers[0].0 = RankId(u32::MAX));
+}
+
+#[test]
+fn init_says_how_to_meet_in_the_plans_collectives() {
+    let check = |from: Init, change: fn(&mut Init), says: &str| {
+        let mut init = from;
+        change(&mut init);
+        let e = error::<ToRank>(&encode(&ToRank::Init(Box::new(init))).unwrap()).to_string();
+        assert_eq!(e, says);
+    };
+    fn hosts(init: &mut Init) -> &mut Vec<std::net::SocketAddr> {
+        let Some(MlxPeers::Ring { hosts }) = &mut init.mlx else { panic!("a ring") };
+        hosts
+    }
+    let refused = "collectives to meet in: expected";
+    check(ring_init(), |init| init.mlx = None, &format!("{refused} mlx-ring, found onefold"));
+    check(init(), |init| init.mlx = ring_init().mlx, &format!("{refused} onefold, found mlx-ring"));
+    check(jaccl_init(), |init| init.mlx = ring_init().mlx, &format!("{refused} mlx-jaccl, found mlx-ring"));
+    check(ring_init(), |init| hosts(init).truncate(1), "hosts of MLX's ring: expected 2, found 1");
 }
 
 /// A plan whose parts were changed on the way is none.

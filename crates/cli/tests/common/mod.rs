@@ -2,8 +2,10 @@
 //! as they need.
 #![allow(dead_code, clippy::unwrap_used)] // every test program uses a part of it, and all of it is tests
 
+#[cfg(target_os = "linux")] // it finds processes below /proc
+pub(crate) mod busy;
+
 use std::{
-    fs,
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
@@ -19,6 +21,8 @@ use weights::synthetic::{Arch, Recipe};
 
 /// For what should not take long, but may on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
+/// What the processes of a replica know.
+pub(crate) const SECRET: &str = "0123456789abcdef0123456789abcdef\n";
 const POLL: Duration = Duration::from_millis(5);
 
 /// The program, with no model of the user's and no network.
@@ -103,7 +107,7 @@ impl Running {
     #[cfg(target_os = "linux")]
     pub(crate) fn ranks(&mut self) -> Vec<Pid> {
         let me = self.pid();
-        let mut found: Vec<(u32, Pid)> = fs::read_dir("/proc")
+        let mut found: Vec<(u32, Pid)> = std::fs::read_dir("/proc")
             .unwrap()
             .filter_map(|entry| Pid::from_raw(entry.ok()?.file_name().to_str()?.parse().ok()?))
             .filter(|pid| stat(*pid).is_some_and(|(_, parent)| parent == me.as_raw_nonzero().get()))
@@ -151,7 +155,7 @@ pub(crate) fn exists(pid: Pid) -> bool {
 /// State and parent of a process, from behind its name, which may hold anything.
 #[cfg(target_os = "linux")]
 fn stat(pid: Pid) -> Option<(char, i32)> {
-    let text = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+    let text = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
     let mut fields = text.rsplit_once(')')?.1.split_whitespace();
     Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
 }
@@ -159,7 +163,7 @@ fn stat(pid: Pid) -> Option<(char, i32)> {
 /// N of `onefold rank … --rank N`.
 #[cfg(target_os = "linux")]
 fn rank_number(pid: Pid) -> Option<u32> {
-    let line = fs::read_to_string(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).ok()?;
+    let line = std::fs::read_to_string(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).ok()?;
     let mut args = line.split('\0');
     args.find(|arg| *arg == "rank")?;
     args.find(|arg| *arg == "--rank")?;
@@ -195,6 +199,14 @@ impl Server {
         exchange(open(self.address, "POST", path, &body.to_string()))
     }
 
+    /// A number of `/metrics`.
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let mut page = String::new();
+        open(self.address, "GET", "/metrics", "").read_to_string(&mut page).unwrap();
+        let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("no {name} in\n{page}")).parse().unwrap()
+    }
+
     /// The text of a greedy completion.
     pub(crate) fn complete(&self, prompt: &str, max_tokens: u32) -> String {
         let body = json!({"prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "model": "model"});
@@ -202,6 +214,40 @@ impl Server {
         assert_eq!(status, 200, "{answer}");
         answer["choices"][0]["text"].as_str().unwrap().to_owned()
     }
+}
+
+/// A server that waits for its last rank to be started by hand.
+pub(crate) struct Waiting {
+    pub(crate) process: Running,
+    /// Where the rank is to connect.
+    pub(crate) door: SocketAddr,
+}
+
+impl Waiting {
+    /// `listen` is where it waits.
+    pub(crate) fn start(model: &Path, args: &[&str], listen: &str, secret: &Path) -> Waiting {
+        let mut command = onefold();
+        command.arg("serve").arg(model).args(["--port", "0", "--threads", "1", "--remote", "1"]).args(args);
+        command.args(["--listen", listen, "--secret-file"]).arg(secret);
+        let mut process = Running::start(&mut command);
+        let line = process.wait_for("onefold rank --connect");
+        assert!(line.contains("--rank 1"), "{line}");
+        let door = line.split_whitespace().nth(3).unwrap().parse().unwrap();
+        Waiting { process, door }
+    }
+}
+
+/// `onefold rank`, as somebody on another machine types it.
+pub(crate) fn rank(door: SocketAddr, number: u32, secret: &Path, model: &Path) -> Command {
+    let mut command = onefold();
+    command.args(["rank", "--connect", &door.to_string(), "--rank", &number.to_string(), "--secret-file"]);
+    command.arg(secret).arg("--model").arg(model);
+    command
+}
+
+/// An address of this machine that is not the one everything else uses, where there is one.
+pub(crate) fn other_host() -> &'static str {
+    if cfg!(target_os = "linux") { "127.0.0.2:0" } else { "127.0.0.1:0" }
 }
 
 /// Sends a request in HTTP/1.0, whose answers end with the connection and have no chunks.

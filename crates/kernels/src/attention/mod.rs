@@ -3,6 +3,7 @@
 //! result depends neither on the other rows nor on how its prompt was cut into chunks.
 
 mod cache;
+mod latent;
 mod rows;
 
 use std::ops::Range;
@@ -11,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use base::SeqSlice;
 
 pub use cache::KvCache;
+pub use latent::{LatentCache, latent_attention};
 
 use crate::{Isa, Pool};
 use rows::{MAX_TILE_ROWS, Tile, scratch_len};

@@ -45,9 +45,14 @@ pub(super) fn scratch_len(cache: &KvCache) -> usize {
 
 /// A query's softmax so far.
 #[derive(Clone, Copy)]
-struct State {
+pub(super) struct State {
     largest: f32,
-    total: f32,
+    pub(super) total: f32,
+}
+
+impl State {
+    /// Of no keys.
+    pub(super) const EMPTY: State = State { largest: f32::NEG_INFINITY, total: 0.0 };
 }
 
 impl lanes::Kernel for Kernel<'_> {
@@ -58,7 +63,7 @@ impl lanes::Kernel for Kernel<'_> {
         let (sums, q) = self.scratch.split_at_mut(MAX_TILE_ROWS * dim);
         sums.fill(0.0);
         tile.transpose(q);
-        let mut states = [State { largest: f32::NEG_INFINITY, total: 0.0 }; MAX_TILE_ROWS];
+        let mut states = [State::EMPTY; MAX_TILE_ROWS];
         let first = tile.visible(tile.rows.start).start / N_LANES;
         let last = tile.visible(tile.rows.end - 1).end.div_ceil(N_LANES);
         for keys in (first..last).map(|g| g * N_LANES) {
@@ -221,7 +226,7 @@ impl<const R: usize> Run<'_, R> {
 
 /// Turns scores into weights relative to the largest score so far; returns the factor for earlier sums.
 #[inline(always)]
-fn soften(scores: &mut [f32; N_LANES], seen: &Range<usize>, state: &mut State) -> f32 {
+pub(super) fn soften(scores: &mut [f32; N_LANES], seen: &Range<usize>, state: &mut State) -> f32 {
     let mut masked = [f32::NEG_INFINITY; N_LANES];
     for (i, (m, s)) in masked.iter_mut().zip(scores.iter()).enumerate() {
         *m = if i >= seen.start && i < seen.end { *s } else { *m };

@@ -9,34 +9,43 @@ use half::{bf16, f16};
 
 /// One block, read: value i = scales[i / group_len] · (codes[i] - offset) + mins[i / group_len], with the
 /// `group_len` and `offset` of its `Coding`.
-pub(crate) struct Block {
-    pub(crate) codes: [u8; 256],
-    pub(crate) scales: [f32; 16],
-    pub(crate) mins: [f32; 16],
+pub struct Block {
+    /// The format's `block_len` codes.
+    pub codes: [u8; 256],
+    /// One for each group.
+    pub scales: [f32; 16],
+    /// One for each group; zeros for formats without.
+    pub mins: [f32; 16],
 }
 
 /// What all blocks of a format have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Coding {
+pub struct Coding {
     /// Bits that hold every code: 4 or 8.
-    pub(crate) bits: usize,
+    pub bits: usize,
     /// Values that share a scale.
-    pub(crate) group_len: usize,
+    pub group_len: usize,
     /// Subtracted from codes: 0 or 1 << shift.
-    pub(crate) offset_shift: Option<u32>,
+    pub offset_shift: Option<u32>,
     /// Whether groups have minimums.
-    pub(crate) has_min: bool,
+    pub has_min: bool,
     /// Whether the file's own scales are f16, one per group: packed as they are. The K formats have a product of
     /// two numbers per group instead, packed as f32; that costs 32 bits per group (64 with a minimum), so Q4_K
     /// takes 6 bits a weight instead of 4.5 and Q6_K 10 instead of 6.6.
-    pub(crate) f16_scales: bool,
+    pub f16_scales: bool,
+    /// Whether codes reach 128.
+    pub wide: bool,
 }
 
 impl Block {
-    pub(crate) const ZERO: Block = Block { codes: [0; 256], scales: [0.0; 16], mins: [0.0; 16] };
+    /// A block to read into.
+    pub const ZERO: Block = Block { codes: [0; 256], scales: [0.0; 16], mins: [0.0; 16] };
 
     /// Reads a block of a block format; `bytes` holds exactly one.
-    pub(crate) fn read(&mut self, dtype: DType, bytes: &[u8]) {
+    ///
+    /// # Panics
+    /// If the format has no blocks.
+    pub fn read(&mut self, dtype: DType, bytes: &[u8]) {
         match dtype {
             DType::Q4_0 => simple::q4_0(bytes, self),
             DType::Q4_1 => simple::q4_1(bytes, self),
@@ -55,7 +64,7 @@ impl Block {
 
 impl Coding {
     /// The coding of a block format; `None` for plain floats.
-    pub(crate) const fn of(dtype: DType) -> Option<Coding> {
+    pub const fn of(dtype: DType) -> Option<Coding> {
         let (bits, group_len, offset_shift, has_min, f16_scales) = match dtype {
             DType::F32 | DType::F16 | DType::BF16 => return None,
             DType::Q4_0 => (4, 32, Some(3), false, true),
@@ -69,10 +78,21 @@ impl Coding {
             DType::Q5_K => (8, 32, None, true, false),
             DType::Q6_K => (8, 16, Some(5), false, false),
         };
-        Some(Coding { bits, group_len, offset_shift, has_min, f16_scales })
+        let wide = matches!(dtype, DType::Q8_0);
+        Some(Coding { bits, group_len, offset_shift, has_min, f16_scales, wide })
     }
 
-    pub(crate) const fn offset(&self) -> i32 {
+    /// The coding of affine weights, whose groups are cut into runs of 32. Without biases zero is the middle code,
+    /// which the f16 codings of most widths know; the others get a minimum that says the same.
+    pub(crate) const fn affine(bits: u32, has_biases: bool, f16_scales: bool) -> Coding {
+        let has_min = has_biases || !f16_scales || bits == 6;
+        let offset_shift = if has_min { None } else { Some(bits - 1) };
+        let wide = bits == 8;
+        Coding { bits: if bits == 4 { 4 } else { 8 }, group_len: 32, offset_shift, has_min, f16_scales, wide }
+    }
+
+    /// The code that stands for zero where there is no minimum.
+    pub const fn offset(&self) -> i32 {
         match self.offset_shift {
             Some(shift) => 1 << shift,
             None => 0,
@@ -80,7 +100,7 @@ impl Coding {
     }
 
     /// The number that a code stands for.
-    pub(crate) fn value(&self, code: u8, scale: f32, min: f32) -> f32 {
+    pub fn value(&self, code: u8, scale: f32, min: f32) -> f32 {
         scale * (i32::from(code) - self.offset()) as f32 + min
     }
 }

@@ -7,10 +7,7 @@ mod quantised;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use base::DType;
-
-use crate::dequantize::Coding;
-use crate::pack::PackedMatrix;
+use crate::pack::{Format, PackedMatrix};
 use crate::quantize::{GROUP_LEN, Group, quantize};
 use crate::{Isa, Pool};
 
@@ -30,7 +27,7 @@ pub fn matmul(pool: &Pool, isa: Isa, x: &[f32], ws: &[&PackedMatrix], outs: &mut
         return outs.iter_mut().for_each(|out| out.fill(0.0));
     }
     let mut scratch = pool.scratch.borrow_mut();
-    let quantised = ws.iter().any(|w| Coding::of(w.dtype()).is_some());
+    let quantised = ws.iter().any(|w| matches!(w.format(), Format::Coded(_)));
     let n_groups = if quantised { n_in / GROUP_LEN } else { 0 };
     let groups = scratch.activations.resize(n_rows * n_groups);
     if quantised {
@@ -66,30 +63,21 @@ impl Call<'_> {
     /// # Safety
     /// Shapes fit, `out` is valid, and nobody else uses these outputs.
     unsafe fn run(&self, tiles: Range<usize>) {
-        macro_rules! by_format {
-            ($($dtype:ident => $kernel:ident::$format:ident),* $(,)?) => {
-                match self.w.dtype() {
-                    // SAFETY: the caller's promise.
-                    $(DType::$dtype => unsafe {
-                        self.isa.call($kernel::Tiles::<$kernel::$format> { call: self, tiles, format: PhantomData })
-                    },)*
+        macro_rules! floats {
+            ($format:ident) => {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    let format = PhantomData::<float::$format>;
+                    self.isa.call(float::Tiles { call: self, tiles, format })
                 }
             };
         }
-        by_format! {
-            F32 => float::F32,
-            F16 => float::F16,
-            BF16 => float::BF16,
-            Q4_0 => quantised::Q4_0,
-            Q4_1 => quantised::Q4_1,
-            Q5_0 => quantised::Q5_0,
-            Q5_1 => quantised::Q5_1,
-            Q8_0 => quantised::Q8_0,
-            Q2_K => quantised::Q2_K,
-            Q3_K => quantised::Q3_K,
-            Q4_K => quantised::Q4_K,
-            Q5_K => quantised::Q5_K,
-            Q6_K => quantised::Q6_K,
+        match self.w.format() {
+            Format::F32 => floats!(F32),
+            Format::F16 => floats!(F16),
+            Format::BF16 => floats!(BF16),
+            // SAFETY: the caller's promise.
+            Format::Coded(coding) => unsafe { quantised::run(self, coding, tiles) },
         }
     }
 }

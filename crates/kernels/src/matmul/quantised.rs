@@ -18,29 +18,61 @@ use crate::quantize::{GROUP_LEN, Group};
 const CACHED_GROUPS: usize = 8192;
 
 /// A format as the kernel sees it.
-pub(super) trait Format {
+trait Format {
     const CODING: Coding;
 }
 
 macro_rules! formats {
-    ($($name:ident),*) => {$(
-        #[allow(non_camel_case_types)] // the formats' own names
-        pub(super) struct $name;
-        impl Format for $name {
-            const CODING: Coding = match Coding::of(DType::$name) {
-                Some(coding) => coding,
-                None => panic!("a block format"),
-            };
+    ($($name:ident = $coding:expr),* $(,)?) => {
+        $(
+            #[allow(non_camel_case_types)] // the formats' own names
+            struct $name;
+            impl Format for $name {
+                const CODING: Coding = $coding;
+            }
+        )*
+
+        /// Computes the outputs of some tiles of a weight with this coding.
+        ///
+        /// # Safety
+        /// As `Call::run`.
+        pub(super) unsafe fn run(call: &Call, coding: Coding, tiles: Range<usize>) {
+            $(if coding == $name::CODING {
+                // SAFETY: the caller's promise.
+                return unsafe { call.isa.call(Tiles::<$name> { call, tiles, format: PhantomData }) };
+            })*
+            unreachable!("no kernel for {coding:?}")
         }
-    )*};
+    };
 }
-formats!(Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K);
+formats! {
+    Q4_0 = of(DType::Q4_0),
+    Q4_1 = of(DType::Q4_1),
+    Q5_0 = of(DType::Q5_0),
+    Q5_1 = of(DType::Q5_1),
+    Q8_0 = of(DType::Q8_0),
+    Q2_K = of(DType::Q2_K),
+    Q3_K = of(DType::Q3_K),
+    Q4_K = of(DType::Q4_K),
+    Q5_K = of(DType::Q5_K),
+    Q6_K = of(DType::Q6_K),
+    // The other affine codings are among those above.
+    Affine8 = Coding::affine(8, true, false),
+    Affine8HalfScales = Coding::affine(8, true, true),
+}
+
+const fn of(dtype: DType) -> Coding {
+    match Coding::of(dtype) {
+        Some(coding) => coding,
+        None => panic!("a block format"),
+    }
+}
 
 /// The outputs of some tiles for all rows of x.
-pub(super) struct Tiles<'a, F> {
-    pub(super) call: &'a Call<'a>,
-    pub(super) tiles: Range<usize>,
-    pub(super) format: PhantomData<F>,
+struct Tiles<'a, F> {
+    call: &'a Call<'a>,
+    tiles: Range<usize>,
+    format: PhantomData<F>,
 }
 
 impl<F: Format> Kernel for Tiles<'_, F> {
@@ -214,10 +246,10 @@ impl Place {
     ) {
         for r in 0..R {
             for (dots, codes) in dots.iter_mut().zip(codes) {
-                // SAFETY: the caller's pointers cover the group. Only codes with offset 128 reach 128.
+                // SAFETY: the caller's pointers cover the group, and only wide codes reach 128.
                 unsafe {
                     let x = (*self.x.add(r * self.row_groups)).codes.as_ptr().add(input);
-                    dots[r] = if matches!(F::CODING.offset_shift, Some(7)) {
+                    dots[r] = if F::CODING.wide {
                         L::dot::<true>(dots[r], *codes, x)
                     } else {
                         L::dot::<false>(dots[r], *codes, x)

@@ -27,14 +27,21 @@ pub(super) struct Gathering {
     joined: BTreeMap<RankId, Joined>,
 }
 
-/// What a rank says at the door: its number, where it waits for its peers, its machine.
-type Introduction = (RankId, SocketAddr, Node);
+/// What a rank says at the door.
+struct Introduction {
+    rank: RankId,
+    data: SocketAddr,
+    mlx: Option<SocketAddr>,
+    node: Node,
+}
 
 /// A rank that has come.
 pub(super) struct Joined {
     pub(super) control: TcpStream,
     /// Where it waits for its peers.
     pub(super) data: SocketAddr,
+    /// Where MLX's own collectives may wait for theirs.
+    pub(super) mlx: Option<SocketAddr>,
     node: Node,
 }
 
@@ -101,12 +108,12 @@ impl Gathering {
     /// Lets a rank in that is expected and proved that it knows the secret; anybody else is turned away.
     fn admit(&mut self, Knock { from, entry }: Knock<Introduction>, ranks: &[RankId]) {
         match entry {
-            Ok((control, (rank, data, node)))
+            Ok((control, Introduction { rank, data, mlx, node }))
                 if ranks.contains(&rank) && !self.joined.contains_key(&rank) =>
             {
-                self.joined.insert(rank, Joined { control, data, node });
+                self.joined.insert(rank, Joined { control, data, mlx, node });
             }
-            Ok((_, (rank, ..))) => {
+            Ok((_, Introduction { rank, .. })) => {
                 eprintln!("warning: turned away {rank} from {from}, which is not expected or here already");
             }
             Err(why) => eprintln!("warning: turned away a connection from {from}: {why}"),
@@ -118,7 +125,9 @@ fn introduction(stream: &TcpStream, secret: &Secret) -> Result<Introduction, Str
     let mut timed = door::timed(stream);
     let rank = door::admit_rank(&mut timed, secret, Party::Node)?;
     match wire::read_frame(&mut timed).map_err(|e| e.to_string())? {
-        FromRank::Listening { addr, node } => Ok((rank, addr, node)),
+        FromRank::Listening { addr, mlx_addr, node } => {
+            Ok(Introduction { rank, data: addr, mlx: mlx_addr, node })
+        }
         _ => Err(format!("{rank} did not say where it listens")),
     }
 }

@@ -1,8 +1,10 @@
 //! A replica as the serving process sees it: starts a rank process for each entry of the plan, hands over the plan,
-//! forwards requests to rank 0 and outputs back, and notices at once when a rank is lost. It computes nothing.
+//! forwards requests to rank 0 and outputs back, and notices when a rank is lost or hangs. It computes nothing.
 
 mod gather;
+mod jaccl;
 mod processes;
+mod pulse;
 mod status;
 mod supervise;
 
@@ -17,10 +19,13 @@ use base::{Bytes, NodeId, RankId};
 use engine::Client;
 use hw::Machine;
 use plan::{Plan, PlanError, Topology};
-use wire::WireError;
+use wire::{Stats, WireError};
 
 use crate::{OpenModel, Placement, SecretLine, placement::this_node};
+pub use jaccl::JacclError;
+
 use gather::Gathering;
+use jaccl::JacclDevices;
 use processes::Processes;
 use supervise::{Shared, Supervisor};
 
@@ -32,6 +37,8 @@ pub struct ReplicaOptions {
     pub max_requests: u32,
     /// Ranks on other machines.
     pub remote: Option<RemoteRanks>,
+    /// Time a step may take; a rank that is in one for longer hangs.
+    pub step_deadline: Duration,
 }
 
 /// Ranks that somebody starts by hand on other machines; they are the plan's last ones.
@@ -77,6 +84,9 @@ pub enum ReplicaError {
     /// No plan.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// No RDMA devices.
+    #[error(transparent)]
+    Jaccl(#[from] JacclError),
     /// More remote ranks than ranks.
     #[error(
         "--remote: expected less than the {n_ranks} ranks of the plan, found {found}\nhint: --tp and --pp say how many ranks there are"
@@ -144,7 +154,6 @@ pub enum ReplicaError {
 
 /// A running replica. Dropping it ends its processes.
 pub struct Replica {
-    plan: Plan,
     client: Client,
     shared: Arc<Shared>,
 }
@@ -165,6 +174,8 @@ impl Replica {
         if let Some(address) = options.remote.as_ref().map(|r| r.listen).filter(|a| a.ip().is_unspecified()) {
             return Err(ReplicaError::AnyAddress { address });
         }
+        let jaccl = placement.jaccl_devices.as_deref();
+        let jaccl = jaccl.map(|path| JacclDevices::read(path, n_ranks)).transpose()?;
         let secret = options.remote.as_ref().map_or_else(SecretLine::fresh, |r| r.secret.clone());
         let loopback = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
         let mut gathering =
@@ -182,19 +193,26 @@ impl Replica {
         on_event(StartEvent::Planned { plan: &plan, notes: plan.notes(&goal) });
 
         let local: Vec<RankId> = (0..n_local).map(RankId).collect();
-        let mut processes = Processes::spawn(&options.executable, &local, gathering.address()?, &secret)?;
+        let mut processes =
+            Processes::spawn(&options.executable, &local, gathering.address()?, &secret, plan.fence())?;
         gathering.wait_for_local(&local, &mut processes)?;
         let controls = gathering.finish();
-        let mut supervisor = Supervisor::new(controls, processes, options.max_requests)?;
-        supervisor.initialise(&plan, &model.path)?;
+        let (max_requests, step_deadline) = (options.max_requests, options.step_deadline);
+        let mut supervisor = Supervisor::new(plan.clone(), controls, processes, max_requests, step_deadline)?;
+        supervisor.initialise(&model.path, step_deadline, jaccl.as_ref())?;
         supervisor.wait_until_ready(on_event)?;
         let (client, shared) = supervisor.run();
-        Ok(Replica { plan, client, shared })
+        Ok(Replica { client, shared })
     }
 
     /// The plan it runs by.
     pub fn plan(&self) -> &Plan {
-        &self.plan
+        self.shared.plan()
+    }
+
+    /// The engine's counters. Who has the last output of a request has those of all its steps.
+    pub fn stats(&self) -> Stats {
+        self.shared.stats()
     }
 
     /// The way to its engine.

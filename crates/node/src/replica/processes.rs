@@ -11,9 +11,10 @@ use std::{
 };
 
 use base::RankId;
+use plan::Fence;
 
 use super::ReplicaError;
-use crate::SecretLine;
+use crate::{SecretLine, rank::fence_setting};
 
 /// Time for a process to end by itself, in milliseconds.
 const END_MS: u64 = 500;
@@ -32,12 +33,15 @@ impl Processes {
         ranks: &[RankId],
         address: SocketAddr,
         secret: &SecretLine,
+        fence: Fence,
     ) -> Result<Processes, ReplicaError> {
         let failed = |source| ReplicaError::Spawn { executable: executable.to_owned(), source };
         let mut processes = Processes { children: Vec::new() };
+        let (variable, setting) = fence_setting(fence);
         for rank in ranks {
             let mut child = Command::new(executable)
                 .args(["rank", "--connect", &address.to_string(), "--rank", &rank.0.to_string()])
+                .env(variable, setting)
                 .stdin(Stdio::piped())
                 .stdout(Stdio::null())
                 .process_group(0) // Ctrl-C is for this process, which ends the ranks in good order
@@ -73,6 +77,19 @@ impl Processes {
             }
             thread::sleep(Duration::from_millis(POLL_MS));
         }
+    }
+
+    /// Kills a rank's process if it is one of this machine; says what was done.
+    pub(super) fn kill(&mut self, rank: RankId) -> String {
+        let Some(i) = self.children.iter().position(|(of, _)| *of == rank) else {
+            return "its connection was closed".to_owned();
+        };
+        let (_, mut child) = self.children.swap_remove(i);
+        let id = child.id();
+        // both fail only if the process is gone already; a stopped one ends all the same
+        let _ = child.kill();
+        let _ = child.wait();
+        format!("its process {id} was killed")
     }
 
     /// Waits a moment for all processes to end by themselves, then kills the rest.

@@ -1,31 +1,38 @@
-//! Watches a replica's ranks: a thread per connection reads, one judges. The first loss ends the replica: every open
-//! request hears which rank was lost and how, and the other processes are ended.
+//! Watches a replica's ranks: a thread per connection reads, one judges. The first loss ends the replica, be it a process
+//! that ended or one that hangs: every open request hears which rank was lost and how, and the other processes are ended.
 
 use std::{
     net::{Shutdown, TcpStream},
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        mpsc::{self, Receiver},
+        mpsc::{self, Receiver, RecvTimeoutError, Sender},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use base::RankId;
 use engine::{Client, Command, Commands};
-use plan::Plan;
-use wire::{FromRank, Init, Stats, ToRank, WireError};
+use plan::{Collectives, Plan, PlanError};
+use wire::{FromRank, Init, MlxPeers, Stats, ToRank, WireError};
 
-use super::{Processes, ReplicaError, StartEvent, gather::Joined};
+use super::{
+    Processes, ReplicaError, StartEvent,
+    gather::Joined,
+    jaccl::JacclDevices,
+    pulse::{LOOK_MS, Pulse},
+};
 
 /// After a connection ended, time for the system to report how the process did, in milliseconds.
 const SIGNAL_MS: u64 = 200;
 
 /// What the threads and the owner share.
 pub(super) struct Shared {
+    plan: Plan,
     controls: Vec<TcpStream>,
     processes: Mutex<Processes>,
+    pulse: Mutex<Pulse>,
     stats: Mutex<Stats>,
     /// Why it is down, once it is.
     down: Mutex<Option<String>>,
@@ -48,37 +55,43 @@ pub(super) struct Supervisor {
 
 impl Supervisor {
     pub(super) fn new(
+        plan: Plan,
         joined: Vec<Joined>,
         processes: Processes,
         max_requests: u32,
+        step_deadline: Duration,
     ) -> Result<Supervisor, ReplicaError> {
+        let controls = joined.iter().map(|j| j.control.try_clone()).collect::<Result<_, _>>()?;
+        let pulse = Mutex::new(Pulse::new(joined.len(), step_deadline, Instant::now()));
+        let (stats, down) = (Mutex::default(), Mutex::default());
+        let shared =
+            Arc::new(Shared { plan, controls, processes: Mutex::new(processes), pulse, stats, down });
         let (sender, events) = mpsc::channel();
-        let mut controls = Vec::new();
         for (rank, joined) in (0..).map(RankId).zip(&joined) {
-            controls.push(joined.control.try_clone()?);
-            let (mut control, sender) = (joined.control.try_clone()?, sender.clone());
-            thread::spawn(move || {
-                loop {
-                    let message = wire::read_frame(&mut control);
-                    let last = message.is_err();
-                    if sender.send(Event { rank, message }).is_err() || last {
-                        return;
-                    }
-                }
-            });
+            let (control, sender, shared) =
+                (joined.control.try_clone()?, sender.clone(), Arc::clone(&shared));
+            thread::spawn(move || read(rank, control, &shared, &sender));
         }
         let (client, commands) = Client::new(max_requests);
-        let (stats, down) = (Mutex::default(), Mutex::default());
-        let shared = Arc::new(Shared { controls, processes: Mutex::new(processes), stats, down });
         Ok(Supervisor { shared, joined, events, client, commands })
     }
 
     /// Sends every rank the plan and where its peers are.
-    pub(super) fn initialise(&mut self, plan: &Plan, model: &Path) -> Result<(), ReplicaError> {
+    pub(super) fn initialise(
+        &mut self,
+        model: &Path,
+        step_deadline: Duration,
+        jaccl: Option<&JacclDevices>,
+    ) -> Result<(), ReplicaError> {
+        let plan = &self.shared.plan;
         let addresses: Vec<_> = (0..).map(RankId).zip(self.joined.iter().map(|j| j.data)).collect();
-        for (rank, joined) in (0..).map(RankId).zip(&mut self.joined) {
+        let stages = (0..plan.n_stages()).map(|stage| mlx_peers(plan, stage, &self.joined, jaccl));
+        let stages = stages.collect::<Result<Vec<_>, _>>()?;
+        for (me, joined) in plan.ranks().iter().zip(&mut self.joined) {
+            let rank = me.rank;
             let peers = addresses.iter().copied().filter(|(peer, _)| *peer != rank).collect();
-            let init = Init { plan: plan.clone(), rank, model: model.to_owned(), peers };
+            let (plan, model, mlx) = (plan.clone(), model.to_owned(), stages[me.stage as usize].clone());
+            let init = Init { plan, rank, model, peers, mlx, step_deadline };
             wire::write_frame(&mut joined.control, &ToRank::Init(Box::new(init)))
                 .map_err(|source| ReplicaError::Wire { rank, source })?;
         }
@@ -92,8 +105,11 @@ impl Supervisor {
     ) -> Result<(), ReplicaError> {
         let mut n_ready = 0;
         while n_ready < self.joined.len() {
-            // the readers hold the other end as long as they run, and each says how it ended
-            let Ok(Event { rank, message }) = self.events.recv() else { break };
+            let Event { rank, message } = match next(&self.events, &self.shared) {
+                Next::Event(event) => event,
+                Next::Hang(rank, why) => return Err(ReplicaError::Rank { rank, why }),
+                Next::End => break,
+            };
             match message {
                 Ok(FromRank::Ready { weights: loaded, load_ms }) => {
                     n_ready += 1;
@@ -134,24 +150,100 @@ fn forward(mut commands: Commands, mut rank_0: TcpStream) {
 }
 
 fn watch(events: &Receiver<Event>, shared: &Shared, client: &Client) {
-    while let Ok(Event { rank, message }) = events.recv() {
-        match message {
-            Ok(FromRank::Outputs(outputs)) => client.deliver(outputs),
-            Ok(FromRank::Stats(stats)) => *lock(&shared.stats) = stats,
-            other => {
-                if shared.why_down().is_none() {
-                    let (rank, why) = shared.loss(rank, other);
-                    let why = format!("{rank} was lost: {why}");
-                    eprintln!("error: {why}");
-                    shared.end(&why, client);
-                }
-                return;
+    loop {
+        let (rank, why) = match next(events, shared) {
+            Next::Event(Event { message: Ok(FromRank::Outputs(outputs)), .. }) => {
+                client.deliver(outputs);
+                continue;
+            }
+            Next::Event(Event { message: Ok(FromRank::Stats(stats)), .. }) => {
+                *lock(&shared.stats) = stats;
+                continue;
+            }
+            _ if shared.why_down().is_some() => return,
+            Next::Event(Event { rank, message }) => shared.loss(rank, message),
+            Next::Hang(rank, why) => (rank, why),
+            Next::End => return,
+        };
+        let why = format!("{rank} was lost: {why}");
+        eprintln!("error: {why}");
+        return shared.end(&why, client);
+    }
+}
+
+/// What there is to do next.
+enum Next {
+    Event(Event),
+    /// A rank hung and was killed.
+    Hang(RankId, String),
+    /// Every reader has ended.
+    End,
+}
+
+fn next(events: &Receiver<Event>, shared: &Shared) -> Next {
+    loop {
+        let event = events.recv_timeout(Duration::from_millis(LOOK_MS));
+        let hang = lock(&shared.pulse).look(Instant::now());
+        match (event, hang) {
+            (Ok(event), _) => return Next::Event(event),
+            (Err(RecvTimeoutError::Disconnected), _) => return Next::End,
+            (Err(RecvTimeoutError::Timeout), None) => {}
+            (Err(RecvTimeoutError::Timeout), Some(hang)) => {
+                let end = lock(&shared.processes).kill(hang.rank);
+                return Next::Hang(hang.rank, hang.explain(&shared.plan, &end));
             }
         }
     }
 }
 
+/// Reads a rank's messages to the end: signs of life are noted at once, the rest waits for its turn.
+fn read(rank: RankId, mut control: TcpStream, shared: &Shared, events: &Sender<Event>) {
+    loop {
+        let message = wire::read_frame(&mut control);
+        if let Ok(FromRank::Beat { busy_ms }) = message {
+            lock(&shared.pulse).beat(rank, busy_ms.map(Duration::from_millis), Instant::now());
+            continue;
+        }
+        let last = message.is_err();
+        if events.send(Event { rank, message }).is_err() || last {
+            return;
+        }
+    }
+}
+
+/// How the ranks of a stage meet in MLX's own collectives, if the plan uses them.
+fn mlx_peers(
+    plan: &Plan,
+    stage: u32,
+    joined: &[Joined],
+    jaccl: Option<&JacclDevices>,
+) -> Result<Option<MlxPeers>, ReplicaError> {
+    let missing = |rank, what: &str| ReplicaError::Rank { rank, why: format!("it gave no {what}") };
+    let ranks = plan.stage_ranks(stage);
+    let (first, last) = (ranks[0], ranks[ranks.len() - 1]);
+    let host =
+        |rank: RankId| joined[rank.index()].mlx.ok_or_else(|| missing(rank, "address for MLX's collectives"));
+    Ok(match (plan.collectives(), jaccl) {
+        (Collectives::Onefold, _) => None,
+        (Collectives::MlxRing, _) => {
+            let hosts = ranks.iter().map(|rank| host(*rank)).collect::<Result<_, _>>()?;
+            Some(MlxPeers::Ring { hosts })
+        }
+        (Collectives::MlxJaccl, Some(devices)) => {
+            let devices = devices.among(first.index()..last.index() + 1);
+            Some(MlxPeers::Jaccl { devices, coordinator: host(first)? })
+        }
+        // the planner chooses this only with devices
+        (Collectives::MlxJaccl, None) => return Err(PlanError::JacclDevices.into()),
+    })
+}
+
 impl Shared {
+    /// The plan it runs by.
+    pub(super) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
     /// The counters reported last.
     pub(super) fn stats(&self) -> Stats {
         *lock(&self.stats)

@@ -1,16 +1,17 @@
 //! One of every message, and generators of any.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use base::{
     Batch, BlockId, Bytes, FinishReason, LayerBytes, ModelSpec, NodeId, Output, RankId, Request, RequestId,
     SampleSpec, Sampled, SamplingParams, SeqId, SeqSlice, Step, TokenId, Usage,
 };
-use plan::{Goal, Node, Plan, Topology};
+use plan::{BackendKind, Collectives, Fence, Goal, Node, Plan, Topology};
 use proptest::{collection::vec, option, prelude::*};
-use wire::{FromRank, Init, Stats, ToRank};
+use wire::{FromRank, Init, MlxPeers, Stats, ToRank};
 
-pub(crate) fn plan(tp: u32, pp: u32) -> Plan {
+/// A plan over one node; MLX's own collectives need ranks on mlx.
+pub(crate) fn plan(tp: u32, pp: u32, collectives: Collectives) -> Plan {
     let layer = LayerBytes { attention: Bytes(1000), ffn: Bytes(2000), replicated: Bytes(16) };
     let model = ModelSpec {
         hidden: 64,
@@ -26,7 +27,15 @@ pub(crate) fn plan(tp: u32, pp: u32) -> Plan {
         embedding: Bytes(8192),
         head: None,
     };
-    let nodes = vec![Node { id: NodeId(3), name: "büro".into(), memory: Bytes(1 << 30), n_cores: 8 }];
+    let nodes = vec![Node {
+        id: NodeId(3),
+        name: "büro".into(),
+        memory: Bytes(1 << 30),
+        n_cores: 8,
+        backends: vec![BackendKind::Cpu, BackendKind::Mlx],
+        is_mac: true,
+    }];
+    let backend = if collectives == Collectives::Onefold { BackendKind::Cpu } else { BackendKind::Mlx };
     let goal = Goal {
         tp,
         pp,
@@ -36,13 +45,38 @@ pub(crate) fn plan(tp: u32, pp: u32) -> Plan {
         n_kv_tokens: Some(128),
         threads_per_rank: 1,
         ranks_per_node: None,
+        backends: Some(vec![backend]),
+        collectives: Some(collectives),
+        has_jaccl_devices: true,
+        fence: Fence::Fast,
     };
     Plan::make(&Topology { nodes }, &model, &goal).unwrap()
 }
 
 pub(crate) fn init() -> Init {
     let peers = vec![(RankId(0), "127.0.0.1:4000".parse().unwrap()), (RankId(2), "[::1]:5".parse().unwrap())];
-    Init { plan: plan(2, 2), rank: RankId(1), model: PathBuf::from("/m/a.gguf"), peers }
+    Init {
+        plan: plan(2, 2, Collectives::Onefold),
+        rank: RankId(1),
+        model: PathBuf::from("/m/a.gguf"),
+        peers,
+        mlx: None,
+        step_deadline: Duration::from_secs(60),
+    }
+}
+
+/// The same, to meet the other rank of its stage in MLX's ring.
+pub(crate) fn ring_init() -> Init {
+    let hosts = ["127.0.0.1:4100", "[::1]:6"].map(|host| host.parse().unwrap()).to_vec();
+    Init { plan: plan(2, 2, Collectives::MlxRing), mlx: Some(MlxPeers::Ring { hosts }), ..init() }
+}
+
+/// The same, to meet it over RDMA.
+pub(crate) fn jaccl_init() -> Init {
+    let devices = r#"[[null,"rdma_en5"],["rdma_en3",null]]"#.to_owned();
+    let coordinator = "127.0.0.1:4100".parse().unwrap();
+    let mlx = Some(MlxPeers::Jaccl { devices, coordinator });
+    Init { plan: plan(2, 2, Collectives::MlxJaccl), mlx, ..init() }
 }
 
 pub(crate) fn request() -> Request {
@@ -102,6 +136,8 @@ pub(crate) fn stats() -> Stats {
         prefill_us: 9,
         n_decode_tokens: 10,
         decode_us: 11,
+        n_graph_nodes: 12,
+        n_graph_evals: 13,
     }
 }
 
@@ -190,31 +226,68 @@ pub(crate) fn any_step() -> impl Strategy<Value = Step> {
     })
 }
 
+/// How the ranks of a stage of `tp` meet, with the collectives that need it.
+fn any_mlx(
+    tp: u32,
+    host: SocketAddr,
+    devices: String,
+) -> impl Strategy<Value = (Collectives, Option<MlxPeers>)> {
+    let none = Just((Collectives::Onefold, None));
+    let ring = MlxPeers::Ring { hosts: vec![host; tp as usize] };
+    let jaccl = MlxPeers::Jaccl { devices, coordinator: host };
+    let any = prop_oneof![
+        none,
+        Just((Collectives::MlxRing, Some(ring))),
+        Just((Collectives::MlxJaccl, Some(jaccl)))
+    ];
+    any.prop_map(move |any| if tp > 1 { any } else { (Collectives::Onefold, None) })
+}
+
+fn any_init() -> impl Strategy<Value = Init> {
+    let addresses = (any::<[u8; 4]>(), any::<u16>());
+    (1..3u32, 1..5u32, addresses, "[^\0]{0,20}", any::<u32>()).prop_flat_map(|(tp, pp, host, model, ms)| {
+        any_mlx(tp, host.into(), model.clone()).prop_map(move |(collectives, mlx)| {
+            let peers = (1..tp * pp).map(|rank| (RankId(rank), host.into())).collect();
+            let (plan, model) = (plan(tp, pp, collectives), PathBuf::from(model.clone()));
+            let step_deadline = Duration::from_millis(ms.into());
+            Init { plan, rank: RankId(0), model, peers, mlx, step_deadline }
+        })
+    })
+}
+
 pub(crate) fn any_to_rank() -> impl Strategy<Value = ToRank> {
-    let init = (1..3u32, 1..5u32, any::<[u8; 4]>(), any::<u16>(), "[^\0]{0,20}").prop_map(
-        |(tp, pp, ip, port, model)| {
-            let peers = (1..tp * pp).map(|rank| (RankId(rank), (ip, port).into())).collect();
-            let (plan, model) = (plan(tp, pp), PathBuf::from(model));
-            ToRank::Init(Box::new(Init { plan, rank: RankId(0), model, peers }))
-        },
-    );
     prop_oneof![
-        init,
+        any_init().prop_map(|init| ToRank::Init(Box::new(init))),
         any_request().prop_map(ToRank::Submit),
         any::<u64>().prop_map(|id| ToRank::Cancel(RequestId(id))),
         Just(ToRank::Shutdown),
     ]
 }
 
+fn any_node() -> impl Strategy<Value = Node> {
+    let kind = prop_oneof![Just(BackendKind::Cpu), Just(BackendKind::Mlx)];
+    (any::<u32>(), ".*", vec(kind, 0..4), any::<bool>()).prop_map(|(n, name, backends, is_mac)| Node {
+        id: NodeId(n),
+        name,
+        memory: Bytes(u64::from(n)),
+        n_cores: n,
+        backends,
+        is_mac,
+    })
+}
+
 pub(crate) fn any_from_rank() -> impl Strategy<Value = FromRank> {
+    let address = |(ip, port): ([u8; 16], u16)| SocketAddr::from((ip, port));
     prop_oneof![
-        (any::<[u8; 16]>(), any::<u16>(), any::<u32>(), ".*").prop_map(|(ip, port, n, name)| {
-            let node = Node { id: NodeId(n), name, memory: Bytes(u64::from(n)), n_cores: n };
-            FromRank::Listening { addr: (ip, port).into(), node }
-        }),
+        (any::<([u8; 16], u16)>(), option::of(any::<([u8; 16], u16)>()), any_node()).prop_map(
+            move |(addr, mlx, node)| {
+                FromRank::Listening { addr: address(addr), mlx_addr: mlx.map(address), node }
+            }
+        ),
         any::<[u64; 2]>().prop_map(|[w, load_ms]| FromRank::Ready { weights: Bytes(w), load_ms }),
         vec(any_output(), 0..5).prop_map(FromRank::Outputs),
         ".*".prop_map(|message| FromRank::Failed { message }),
         Just(FromRank::Stats(stats())),
+        option::of(any::<u64>()).prop_map(|busy_ms| FromRank::Beat { busy_ms }),
     ]
 }

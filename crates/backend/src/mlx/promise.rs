@@ -1,0 +1,43 @@
+//! How near to 64-bit arithmetic MLX's results are promised to be, for each format of activations. What is checked is the
+//! conformance suite's affair.
+
+use base::DType;
+
+use super::MlxBackend;
+use crate::conformance::Tolerance;
+
+/// Checks of what MLX's CPU build computes well enough in 16 bits. Its products are added up in 16 bits too, which no GPU
+/// does, and it has no gathered ones.
+const KEPT_IN_16_BITS: [&str; 5] = ["rms_norm", "swiglu", "attention", "mla", "errors"];
+
+impl MlxBackend {
+    /// What results are held to with these activations.
+    pub fn tolerance(activations: DType) -> Tolerance {
+        let (value, company) = match activations {
+            DType::BF16 => (1e-1, 1e-1),
+            DType::F16 => (1e-2, 1e-2),
+            _ => (1e-4, 1e-5),
+        };
+        Tolerance { value, cache: value, company, rounds_inputs: false, weight_step }
+    }
+
+    /// Whether the conformance check of this name is promised to pass with these activations.
+    pub fn promises(activations: DType, has_gpu: bool, check: &str) -> bool {
+        activations == DType::F32 || has_gpu || KEPT_IN_16_BITS.iter().any(|name| check.starts_with(name))
+    }
+
+    /// MLX's version.
+    pub fn version(&self) -> String {
+        self.mlx.version()
+    }
+
+    /// Whether it computes on a GPU.
+    pub fn has_gpu(&self) -> bool {
+        self.mlx.has_gpu()
+    }
+}
+
+/// Groups of 16 become 8-bit codes over 32.
+fn weight_step(dtype: DType) -> f64 {
+    if matches!(dtype, DType::Q2_K | DType::Q3_K | DType::Q6_K) { 1.0 / 510.0 } else { 0.0 }
+}

@@ -1,0 +1,312 @@
+//! Our logits against those of mlx-lm on the same F32 weights, backend by backend: a whole prompt, a prompt in chunks
+//! and then decode with the KV cache, a ragged batch of which mlx-lm runs every sequence alone. `ONEFOLD_PYTHON` names
+//! a Python that has mlx-lm; without it all tests are ignored, counted.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{Arc, OnceLock},
+};
+
+use backend::{Backend, CpuBackend, Isa, MlxBackend, MlxGroup, MlxOptions};
+use base::{Batch, BlockId, Bytes, DType, NodeId, SeqId, SeqSlice, TokenId};
+use collective::Solo;
+use kernels::Pool;
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use models::Description;
+use plan::{BackendKind, Fence, Goal, Node, Plan, Topology};
+use serde_json::json;
+use tempfile::TempDir;
+use weights::{
+    Checkpoint,
+    synthetic::{Recipe, Rope},
+};
+
+/// Largest difference of any logit; with a KV cache of 16 bits, of any in the better quarter of the rows.
+const MAX_DELTA: f32 = 1e-4;
+/// Largest difference of any logit with a KV cache of 16 bits. Both sides round keys and values alike, but one that lies
+/// between two half floats and differs in its last bit of f32 may fall to either, and later rows see it.
+const MAX_DELTA_ROUNDED: f32 = 5e-3;
+/// Some logit must be at least as large, or agreement would mean little.
+const MIN_LARGEST_LOGIT: f32 = 5.0;
+
+/// What runs together, and in which pieces.
+struct Case {
+    name: &'static str,
+    /// For each sequence, its rows in each step; with 0 it sits the step out.
+    rows: &'static [&'static [u32]],
+}
+
+const CASES: [Case; 3] = [
+    Case { name: "a whole prompt", rows: &[&[45]] },
+    Case { name: "chunks, then decode", rows: &[&[20, 7, 16, 1, 1, 1, 1, 1, 1, 1]] },
+    Case {
+        name: "a ragged batch",
+        rows: &[&[5, 1, 1, 1, 1, 1], &[33, 1, 1, 0, 1, 1], &[17, 16, 1, 1, 0, 0], &[0, 0, 1, 9, 2, 1]],
+    },
+];
+
+/// A backend, and how exactly it must agree.
+#[derive(Clone, Copy)]
+struct Device {
+    name: &'static str,
+    make: Make,
+    /// The number format in which it keeps keys and values: mlx-lm is made to do so too.
+    kv: &'static str,
+    /// Largest difference of any logit.
+    max_delta: f32,
+}
+
+#[derive(Clone, Copy)]
+enum Make {
+    Cpu,
+    Mlx { fuse: bool },
+}
+
+const DEVICES: [Device; 3] = [
+    Device { name: "cpu", make: Make::Cpu, kv: "float16", max_delta: MAX_DELTA_ROUNDED },
+    Device { name: "mlx", make: Make::Mlx { fuse: false }, kv: "float32", max_delta: MAX_DELTA },
+    Device { name: "mlx, fused", make: Make::Mlx { fuse: true }, kv: "float32", max_delta: MAX_DELTA },
+];
+
+fn main() {
+    let args = Arguments { test_threads: Some(1), ..Arguments::from_args() }; // MLX belongs to the main thread
+    let oracle = Arc::new(Oracle { python: env::var_os("ONEFOLD_PYTHON"), answers: OnceLock::new() });
+    let mut trials = Vec::new();
+    for device in DEVICES {
+        for (model, _) in family() {
+            for (i, case) in CASES.iter().enumerate() {
+                let oracle = Arc::clone(&oracle);
+                let name = format!("{model} on {}, {}", device.name, case.name);
+                trials.push(Trial::ignorable_test(name, move || oracle.judge(&device, model, i)));
+            }
+        }
+    }
+    libtest_mimic::run(&args, trials).exit();
+}
+
+/// The tiny models that have a Hugging Face form.
+fn family() -> impl Iterator<Item = (&'static str, Recipe)> {
+    Recipe::tiny_family().into_iter().filter(|(_, recipe)| recipe.rope != Rope::PerPair)
+}
+
+/// Tokens, and how many of them run in each step.
+struct Sequence {
+    tokens: Vec<TokenId>,
+    rows: &'static [u32],
+}
+
+/// The sequences of all cases, one after the other.
+fn sequences() -> Vec<Sequence> {
+    let tokens = |seed: u32, n: u32| (0..n).map(|i| TokenId((seed * 37 + i * i * 11 + 5) % 500)).collect();
+    let all = CASES.iter().flat_map(|case| case.rows).zip(0..);
+    all.map(|(rows, i)| Sequence { tokens: tokens(i, rows.iter().sum()), rows }).collect()
+}
+
+/// mlx-lm, asked once about all models and sequences.
+struct Oracle {
+    python: Option<OsString>,
+    answers: OnceLock<Result<Answers, String>>,
+}
+
+struct Answers {
+    /// Holds a folder for each model.
+    folder: TempDir,
+    /// Logits `[n_tokens, vocab]` of every sequence, by model and format of the KV cache.
+    logits: BTreeMap<(&'static str, &'static str), Vec<Vec<f32>>>,
+}
+
+/// A model, the format of the KV cache, the file for the logits.
+type Run = (&'static str, &'static str, PathBuf);
+
+impl Oracle {
+    /// Compares one backend with mlx-lm on one model in one case.
+    fn judge(&self, device: &Device, model: &'static str, case: usize) -> Result<Completion, Failed> {
+        let Some(python) = &self.python else {
+            return Ok(Completion::ignored_with("ONEFOLD_PYTHON names no Python with mlx-lm"));
+        };
+        let answers = self.answers.get_or_init(|| ask(python)).as_ref()?;
+        let expected = &answers.logits[&(model, device.kv)];
+        let first = CASES[..case].iter().map(|case| case.rows.len()).sum::<usize>();
+        let these = first..first + CASES[case].rows.len();
+        let (path, sequences) = (answers.folder.path().join(model), &sequences()[these.clone()]);
+        let found = match device.make {
+            Make::Cpu => {
+                let backend = CpuBackend::new(Pool::new(&[]), Isa::detect(), Box::new(Solo));
+                Ours::load(&path, BackendKind::Cpu, backend)?.logits(sequences)?
+            }
+            Make::Mlx { fuse } => {
+                let options = MlxOptions { memory: None, activations: DType::F32, fuse };
+                let backend = MlxBackend::new(&options, MlxGroup::Onefold(Box::new(Solo)))?;
+                Ours::load(&path, BackendKind::Mlx, backend)?.logits(sequences)?
+            }
+        };
+        let pairs = expected[these].iter().zip(&found);
+        let rows =
+            pairs.map(|(expected, found)| row_deltas(expected, found)).collect::<Result<Vec<_>, _>>()?;
+        judge_rows(device, rows.concat())
+    }
+}
+
+fn ask(python: &OsString) -> Result<Answers, String> {
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let mut runs: Vec<Run> = Vec::new();
+    for (model, recipe) in family() {
+        let path = folder.path().join(model);
+        recipe.write_hf(&path).map_err(|e| e.to_string())?;
+        for kv in ["float16", "float32"] {
+            runs.push((model, kv, path.join(kv)));
+        }
+    }
+    run_script(python, folder.path(), &runs)?;
+    let read = |(model, kv, file): Run| Ok(((model, kv), read_logits(&file)?));
+    let logits = runs.into_iter().map(read).collect::<Result<_, String>>()?;
+    Ok(Answers { folder, logits })
+}
+
+fn run_script(python: &OsString, folder: &Path, runs: &[Run]) -> Result<(), String> {
+    let sequence = |s: Sequence| {
+        let tokens: Vec<u32> = s.tokens.iter().map(|t| t.0).collect();
+        let chunks: Vec<u32> = s.rows.iter().copied().filter(|&n| n > 0).collect();
+        json!({"tokens": tokens, "chunks": chunks})
+    };
+    let run = |(model, kv, file): &Run| json!({"model": folder.join(model), "kv": kv, "out": file});
+    let request = json!({
+        "runs": runs.iter().map(run).collect::<Vec<_>>(),
+        "sequences": sequences().into_iter().map(sequence).collect::<Vec<_>>(),
+    });
+    let path = folder.join("request.json");
+    fs::write(&path, request.to_string()).map_err(|e| e.to_string())?;
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/mlx/oracle.py");
+    let output = Command::new(python).arg(script).arg(path).output();
+    let output = output.map_err(|e| format!("cannot start {}: {e}", python.display()))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// The logits of all sequences, `[n_tokens, vocab]` each.
+fn read_logits(file: &Path) -> Result<Vec<Vec<f32>>, String> {
+    let bytes = fs::read(file).map_err(|e| format!("{}: {e}", file.display()))?;
+    let all: Vec<f32> = bytes.as_chunks().0.iter().map(|value| f32::from_le_bytes(*value)).collect();
+    let sequences = sequences();
+    let n_tokens: usize = sequences.iter().map(|s| s.tokens.len()).sum();
+    let (vocab, mut rest) = (all.len() / n_tokens, &all[..]);
+    let mut cut = |s: &Sequence| {
+        let (logits, after) = rest.split_at(s.tokens.len() * vocab);
+        rest = after;
+        logits.to_vec()
+    };
+    Ok(sequences.iter().map(&mut cut).collect())
+}
+
+/// The largest difference of a logit in each row of a sequence, from logits `[n_tokens, vocab]`.
+fn row_deltas(expected: &[f32], found: &[f32]) -> Result<Vec<f32>, Failed> {
+    if expected.len() != found.len() {
+        return Err(format!("expected {} logits, found {}", expected.len(), found.len()).into());
+    }
+    let largest = expected.iter().fold(0.0f32, |max, x| max.max(x.abs()));
+    if largest < MIN_LARGEST_LOGIT {
+        return Err(format!("the largest logit is {largest}, too small to tell anything").into());
+    }
+    let vocab = Recipe::tiny_family()[0].1.vocab as usize;
+    let delta = |(a, b): (&[f32], &[f32])| {
+        let deltas = a.iter().zip(b).map(|(a, b)| (a - b).abs());
+        deltas.max_by(f32::total_cmp).unwrap_or(0.0) // NaN is the largest of all
+    };
+    Ok(expected.chunks(vocab).zip(found.chunks(vocab)).map(delta).collect())
+}
+
+fn judge_rows(device: &Device, mut deltas: Vec<f32>) -> Result<Completion, Failed> {
+    deltas.sort_by(f32::total_cmp);
+    let (quarter, worst) = (deltas[deltas.len() / 4], deltas[deltas.len() - 1]);
+    for (rows, delta, max) in [("a quarter of the", quarter, MAX_DELTA), ("all", worst, device.max_delta)] {
+        if delta.is_nan() || delta > max {
+            return Err(format!("{rows} rows: expected logits within {max:e}, found {delta:e}").into());
+        }
+    }
+    Ok(Completion::Completed)
+}
+
+/// A model on one rank of one backend.
+struct Ours<B: Backend> {
+    model: Box<dyn models::Model<B>>,
+    backend: B,
+    plan: Plan,
+    vocab: usize,
+}
+
+impl<B: Backend + 'static> Ours<B> {
+    fn load(path: &Path, kind: BackendKind, mut backend: B) -> Result<Ours<B>, Failed> {
+        let checkpoint = Checkpoint::open(path)?;
+        let description = Description::read(&checkpoint)?;
+        let plan = Plan::make(&here(kind), &description.spec, &one_rank())?;
+        let model = models::load(&checkpoint, &description, &plan, &plan.ranks()[0], &mut backend)?;
+        Ok(Ours { model, backend, plan, vocab: description.spec.vocab as usize })
+    }
+
+    /// Logits of every token of every sequence, `[n_tokens, vocab]` each.
+    fn logits(&mut self, sequences: &[Sequence]) -> Result<Vec<Vec<f32>>, Failed> {
+        let mut logits = vec![Vec::new(); sequences.len()];
+        let n_steps = sequences.iter().map(|s| s.rows.len()).max().unwrap_or(0);
+        let mut all = Vec::new(); // [n_rows, vocab]
+        for step in 0..n_steps {
+            let batch = self.batch(sequences, step);
+            let inputs = self.backend.inputs(&batch)?;
+            let out = self.model.forward(&mut self.backend, &batch, inputs, None)?;
+            self.backend.eval(&out, &mut all)?;
+            let mut rest = &all[..];
+            for seq in &batch.seqs {
+                let (rows, after) = rest.split_at(seq.n_rows as usize * self.vocab);
+                logits[seq.seq.0 as usize].extend_from_slice(rows);
+                rest = after;
+            }
+        }
+        Ok(logits)
+    }
+
+    /// What the sequences run in a step, with all logits wanted. They take turns with their KV blocks.
+    fn batch(&self, sequences: &[Sequence], step: usize) -> Batch {
+        let mut batch = Batch::default();
+        for (s, i) in sequences.iter().zip(0..) {
+            let (start, n_rows): (u32, u32) = (s.rows[..step].iter().sum(), s.rows[step]);
+            if n_rows == 0 {
+                continue;
+            }
+            let context_len = start + n_rows;
+            let block = |j| BlockId(j * sequences.len() as u32 + i);
+            let blocks = (0..context_len.div_ceil(self.plan.block_len())).map(block).collect();
+            batch.tokens.extend(&s.tokens[start as usize..context_len as usize]);
+            let seq = SeqId(u64::from(i));
+            batch.seqs.push(SeqSlice { seq, n_rows, context_len, n_logits: n_rows, blocks });
+        }
+        batch
+    }
+}
+
+fn here(kind: BackendKind) -> Topology {
+    let (id, name, memory) = (NodeId(0), "here".to_owned(), Bytes(1 << 30));
+    Topology { nodes: vec![Node { id, name, memory, n_cores: 1, backends: vec![kind], is_mac: false }] }
+}
+
+fn one_rank() -> Goal {
+    Goal {
+        tp: 1,
+        pp: 1,
+        split: None,
+        stage_split: None,
+        context_len: 128,
+        n_kv_tokens: Some(512),
+        threads_per_rank: 1,
+        ranks_per_node: None,
+        backends: None,
+        collectives: None,
+        has_jaccl_devices: false,
+        fence: Fence::Safe,
+    }
+}
