@@ -36,13 +36,19 @@ struct Target {
     features: &'static str,
     /// `--lib`, or the name of a file below `tests`.
     test: &'static str,
+    /// Only tests with this in their names.
+    only: Option<&'static str>,
 }
 
 /// Every test that runs MLX, lowest layer first.
-const TARGETS: [Target; 3] = [
-    Target { package: "backend", features: "mlx", test: "--lib" },
-    Target { package: "backend", features: "mlx", test: "mlx" },
-    Target { package: "models", features: "mlx", test: "mlx_lm" },
+const TARGETS: [Target; 6] = [
+    Target { package: "backend", features: "mlx", test: "--lib", only: None },
+    Target { package: "backend", features: "mlx", test: "mlx", only: None },
+    Target { package: "models", features: "mlx", test: "mlx_lm", only: None },
+    Target { package: "engine", features: "mlx", test: "mlx", only: None },
+    // the others there compare the CPU, with or without this feature
+    Target { package: "cli", features: "mlx", test: "golden", only: Some("on mlx") },
+    Target { package: "cli", features: "mlx", test: "mlx", only: None },
 ];
 
 /// The engine to compare with, and the same MLX as ours below it.
@@ -96,7 +102,7 @@ impl Target {
             "--lib" => cargo.arg("--lib"),
             file => cargo.args(["--test", file]),
         };
-        cargo.args(["--", "--test-threads=1"]);
+        cargo.args(["--", "--test-threads=1"]).args(self.only);
         cargo.env("MLX_DIR", library).env("ONEFOLD_PYTHON", python.program());
         cargo.env("MLX_ENABLE_TF32", "0"); // on a GPU, f32 is to mean f32
         let mut child = cargo.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;

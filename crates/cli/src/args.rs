@@ -221,9 +221,9 @@ pub(crate) struct FieldTestArgs {
     /// Model of the benchmark, as for bench; the default model when absent, or one made on the spot if that cannot be had.
     #[arg(long, value_name = "MODEL")]
     pub(crate) model: Option<String>,
-    /// Leave out MLX's fast fence, which has been seen to wedge GPUs until a restart. It is only tried on Macs.
+    /// Measure with MLX's fast fence too, at the end. It has been seen to wedge GPUs until a restart: save your work first.
     #[arg(long)]
-    pub(crate) no_fast_fence: bool,
+    pub(crate) fast_fence: bool,
     /// Only this part, its outcome as JSON on standard output.
     #[arg(long, hide = true, value_name = "NAME", value_parser = one_of(Part::ALL, Part::name))]
     pub(crate) part: Option<Part>,

@@ -4,10 +4,7 @@
 
 mod common;
 
-use common::{
-    busy::{LIMIT, busy, kill_a_rank, start, stop_a_rank, stops},
-    eventually, is_alive,
-};
+use common::busy::{busy, kill_a_rank, kill_the_server, start, stop_a_rank, stops};
 use rustix::process::{Signal, kill_process};
 
 #[test]
@@ -27,12 +24,7 @@ fn a_killed_last_stage_fails_every_request() {
 
 #[test]
 fn a_killed_server_takes_its_ranks_along() {
-    let (mut server, _dir) = start(&["--tp", "2", "--pp", "2"]);
-    let ranks = server.process.ranks();
-    assert_eq!(ranks.len(), 4);
-    let _open = busy(server.address);
-    server.process.signal(Signal::KILL);
-    eventually(LIMIT, "no rank process is left", || !ranks.iter().any(|rank| is_alive(*rank)));
+    kill_the_server(&["--tp", "2", "--pp", "2"], 4);
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //! before the last is read; a budget of graph nodes; and no growth over a thousand steps. MLX belongs to one thread of a
 //! process, so the tests follow each other on the main thread.
 
+#![allow(clippy::unwrap_used)] // a panic is how a test fails
+
 mod common;
 
 use std::path::Path;
@@ -104,7 +106,7 @@ fn queues_ahead() {
 fn foresees() {
     with_model(Arch::Qwen3, |path| {
         let sampling = |id: u64| SamplingParams {
-            temperature: if id % 2 == 0 { 0.9 } else { 0.0 },
+            temperature: if id.is_multiple_of(2) { 0.9 } else { 0.0 },
             seed: id,
             presence_penalty: if id == 3 { 0.5 } else { 0.0 },
             n_logprobs: Some(0),
@@ -212,16 +214,19 @@ fn outgrows_memory() {
     });
 }
 
-/// The pages of the file do not stay in memory beside the arrays.
+/// While a model is loaded, memory holds its arrays and not the pages of its file beside them.
 fn reads_weights() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.gguf");
-    Recipe { n_layers: 4, hidden: 768, ffn: 2048, ..common::recipe(Arch::Llama) }.write_gguf(&path).unwrap();
-    let (mapped, size) = (memory("RssFile:"), std::fs::metadata(&path).unwrap().len());
-    assert!(size > 64 << 20, "{size} bytes are too few to tell");
+    Recipe { n_layers: 8, hidden: 768, ffn: 2048, ..common::recipe(Arch::Llama) }.write_gguf(&path).unwrap();
+    let size = std::fs::metadata(&path).unwrap().len();
+    assert!(size > 128 << 20, "{size} bytes are too few to tell");
+    std::fs::write("/proc/self/clear_refs", "5").unwrap(); // the peak counts from here
+    let before = memory("VmRSS:");
     let _engine = alone(&path);
-    let growth = memory("RssFile:").saturating_sub(mapped);
-    assert!(growth < size / 4, "{growth} bytes of files beside the arrays of a file of {size}");
+    let peak = memory("VmHWM:").saturating_sub(before);
+    println!("{} MB of weights, {} MB at the peak", size >> 20, peak >> 20);
+    assert!(peak < size + size / 2, "{peak} bytes for a file of {size}");
 }
 
 fn leaks_nothing() {

@@ -22,6 +22,12 @@ bool is_view(std::string_view name) {
   return views.count(name) > 0;
 }
 
+size_t bytes_of(const mx::Shape& shape, mx::Dtype type) {
+  size_t n_bytes = mx::size_of(type);
+  for (auto d : shape) n_bytes *= d;
+  return n_bytes;
+}
+
 struct Graph {
   unsigned long long nodes;
   unsigned long long views;
@@ -61,10 +67,8 @@ mx::array* om_copy_of(const void* data, const int* dims, int n_dims, int dtype) 
   return guarded([&] {
     auto type = dtype_of(dtype);
     auto shape = shape_of(dims, n_dims);
-    size_t n_bytes = mx::size_of(type);
-    for (auto d : shape) n_bytes *= d;
-    auto memory = mx::allocator::malloc(n_bytes);
-    std::memcpy(memory.buffer().raw_ptr(), data, n_bytes);
+    auto memory = mx::allocator::malloc(bytes_of(shape, type));
+    std::memcpy(memory.buffer().raw_ptr(), data, bytes_of(shape, type));
     return mx::array(std::move(memory), shape, type);
   });
 }
@@ -74,9 +78,7 @@ mx::array* om_unfilled(const int* dims, int n_dims, int dtype, void** memory) {
   return guarded([&] {
     auto type = dtype_of(dtype);
     auto shape = shape_of(dims, n_dims);
-    size_t n_bytes = mx::size_of(type);
-    for (auto d : shape) n_bytes *= d;
-    auto data = mx::allocator::malloc(n_bytes);
+    auto data = mx::allocator::malloc(bytes_of(shape, type));
     *memory = data.buffer().raw_ptr();
     return mx::array(std::move(data), shape, type);
   });

@@ -30,7 +30,7 @@ use wire::{
 
 pub(crate) use control::BEAT_INTERVAL_MS;
 use control::{Activity, Control};
-pub(crate) use device::{fence_setting, offered};
+pub(crate) use device::{SETTINGS, fence_setting, offered};
 
 use crate::{
     SecretLine,

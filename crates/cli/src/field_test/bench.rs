@@ -120,9 +120,14 @@ impl Setup {
         let mut result: Value = serde_json::from_str(&child::said(&mut command, scratch)?)?;
         result["backend"] = self.backend.name().into();
         result["collectives"] = (self.tp > 1).then(|| self.collectives.name()).into();
-        result["fence"] = (self.tp > 1).then(|| self.fence.name()).into();
+        result["fence"] = self.has_fence().then(|| self.fence.name()).into();
         result["runs"] = sizes.n_runs.into();
         Ok(Outcome::passed(result))
+    }
+
+    /// Whether sums wait for a device.
+    fn has_fence(&self) -> bool {
+        self.tp > 1 && self.backend == BackendKind::Mlx
     }
 
     fn arguments(&self, model: &str, sizes: &Sizes) -> Vec<String> {
@@ -141,9 +146,10 @@ impl Setup {
 impl fmt::Display for Setup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Setup { backend, tp, collectives, fence } = self;
-        match tp {
-            1 => write!(f, "benchmark of {backend}, 1 rank"),
-            _ => write!(f, "benchmark of {backend}, {tp} ranks, {collectives}, {fence} fence"),
+        match (tp, self.has_fence()) {
+            (1, _) => write!(f, "benchmark of {backend}, 1 rank"),
+            (_, false) => write!(f, "benchmark of {backend}, {tp} ranks, {collectives}"),
+            (_, true) => write!(f, "benchmark of {backend}, {tp} ranks, {collectives}, {fence} fence"),
         }
     }
 }

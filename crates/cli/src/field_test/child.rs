@@ -7,7 +7,7 @@ use std::{
     io::{self, ErrorKind, Read, Seek, SeekFrom},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
-    process::{self, Command, ExitStatus, Stdio},
+    process::{self, Child, Command, ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -21,6 +21,8 @@ use crate::args::FieldTestArgs;
 pub(super) const PART_TIMEOUT_S: u64 = 30 * 60;
 /// How often a process is looked at, in milliseconds.
 const POLL_MS: u64 = 10;
+/// Time for a killed process to be gone, in milliseconds; one that waits for a wedged device stays until a restart.
+const KILL_PATIENCE_MS: u64 = 5_000;
 /// What is kept of a process's standard output, in bytes.
 const MAX_OUTPUT_BYTES: u64 = 256 << 10;
 /// What is told of a failed process's standard error, in bytes: its end.
@@ -99,19 +101,24 @@ pub(super) fn run(command: &mut Command, scratch: &Scratch, limit: Duration) -> 
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).with_context(|| format!("cannot start {command:?}")),
     };
-    let started = Instant::now();
-    let status = loop {
-        if let Some(status) = child.try_wait()? {
-            break status;
-        }
-        if started.elapsed() > limit {
-            child.kill()?;
-            child.wait()?;
-            bail!("it did not end within {} s, after\n{}", limit.as_secs(), last_words(&err)?.trim_end());
-        }
-        thread::sleep(Duration::from_millis(POLL_MS));
+    let Some(status) = wait(&mut child, limit)? else {
+        child.kill()?;
+        wait(&mut child, Duration::from_millis(KILL_PATIENCE_MS))?;
+        bail!("it did not end within {} s, after\n{}", limit.as_secs(), last_words(&err)?.trim_end());
     };
     Ok(Some(Ended { status, stdout: beginning(&out)?, stderr: last_words(&err)? }))
+}
+
+/// How it ended, if it did within the limit.
+fn wait(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
+    let started = Instant::now();
+    loop {
+        let status = child.try_wait()?;
+        if status.is_some() || started.elapsed() > limit {
+            return Ok(status);
+        }
+        thread::sleep(Duration::from_millis(POLL_MS));
+    }
 }
 
 fn beginning(path: &Path) -> io::Result<String> {

@@ -17,6 +17,8 @@ pub(super) type Watts = BTreeMap<String, f64>;
 const RAPL_FOLDER: &str = "/sys/class/powercap";
 /// Time between two readings of powermetrics, in milliseconds.
 const INTERVAL_MS: u64 = 500;
+/// Without sudo first, so that the model in the cache does not belong to root.
+const HINT: &str = "hint: root can read it: after a run without, sudo onefold field-test";
 
 /// Where power is read from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,9 +75,7 @@ fn powermetrics(time: Duration) -> Result<Watts, String> {
     let watts = mean(&String::from_utf8_lossy(&output.stdout));
     if !output.status.success() || watts.is_empty() {
         let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        return Err(format!(
-            "powermetrics: {said}\nhint: it works for root alone: sudo onefold field-test, after a run without sudo"
-        ));
+        return Err(format!("powermetrics: {said}\n{HINT}"));
     }
     Ok(watts)
 }
@@ -124,12 +124,7 @@ fn zone(folder: &Path) -> Result<Zone, String> {
     let text = |name: &str| {
         let path = folder.join(name);
         let read = fs::read_to_string(&path).map(|text| text.trim().to_owned());
-        read.map_err(|e| {
-            format!(
-                "cannot read {}: {e}\nhint: it can be read by root: sudo onefold field-test",
-                path.display()
-            )
-        })
+        read.map_err(|e| format!("cannot read {}: {e}\n{HINT}", path.display()))
     };
     let number = |name: &str| text(name)?.parse().map_err(|e| format!("{}: {e}", folder.display()));
     let id = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();

@@ -79,12 +79,6 @@ impl FieldTest<'_> {
         eprintln!(
             "nothing is sent anywhere and no setting is changed; other programs at work disturb the measurements"
         );
-        if self.tries_fast_fence() {
-            eprintln!(
-                "the last parts use MLX's fast fence, which has been seen to wedge GPUs until a restart:\n\
-                 save your work, or leave them out with --no-fast-fence"
-            );
-        }
     }
 
     fn run(&mut self, machine: &Machine) {
@@ -119,7 +113,7 @@ impl FieldTest<'_> {
         self.record("power", "power", |test| {
             child::part(test.args, Part::Power, Some(&model), &test.scratch)
         });
-        if has_mlx && self.tries_fast_fence() {
+        if has_mlx && self.args.fast_fence {
             for setup in Setup::fast() {
                 self.bench(&setup, &model, has_gpu);
             }
@@ -154,9 +148,5 @@ impl FieldTest<'_> {
             eprintln!("warning: {error:#}");
         }
         outcome
-    }
-
-    fn tries_fast_fence(&self) -> bool {
-        cfg!(all(feature = "mlx", target_os = "macos")) && !self.args.no_fast_fence
     }
 }

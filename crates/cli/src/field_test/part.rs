@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use base::DType;
 
-use super::{conformance, loopback, outcome::Outcome, power};
+use super::{conformance, loopback, power};
 use crate::{args::FieldTestArgs, report::print};
 
 /// A part with its own process.
@@ -82,7 +82,7 @@ mod mlx {
     use anyhow::Result;
     use base::DType;
 
-    use super::Outcome;
+    use super::super::outcome::Outcome;
 
     pub(super) fn device() -> Result<Outcome> {
         let why =

@@ -24,11 +24,11 @@ pub(super) fn markdown(report: &Value) -> String {
     page += &overview(report);
     for (section, title) in SECTIONS {
         page += &format!("\n## {title}\n");
-        if section == "benchmark" {
-            page += &speeds(report);
-        }
         for part in parts(report, section) {
             page += &told(section, part);
+        }
+        if section == "benchmark" {
+            page += &speeds(report);
         }
     }
     let json = serde_json::to_string_pretty(report).unwrap_or_default();

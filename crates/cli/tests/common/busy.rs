@@ -14,10 +14,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use weights::synthetic::{Arch, Recipe};
 
-use super::{PATIENCE, Server, eventually, exchange, exists, gguf, open, status};
+use super::{PATIENCE, Server, eventually, exchange, exists, gguf, is_alive, open, status};
 
 /// From a rank's death to the error of every open request, and from the server's death to that of its ranks.
-pub(crate) const LIMIT: Duration = Duration::from_secs(2);
+const LIMIT: Duration = Duration::from_secs(2);
 const N_STREAMS: usize = 4;
 /// Far more than are made before the end.
 const N_TOKENS: u32 = 30_000;
@@ -78,6 +78,16 @@ pub(crate) fn stop_a_rank(placement: &[&str], victim: usize, says: &str) -> Stri
     assert_eq!((code, health["status"].as_str()), (503, Some("down")), "{health}");
     stops(server, Signal::TERM);
     said
+}
+
+/// Kills the server in the middle of requests: all `n_ranks` ranks go with it.
+pub(crate) fn kill_the_server(placement: &[&str], n_ranks: usize) {
+    let (mut server, _dir) = start(placement);
+    let ranks = server.process.ranks();
+    assert_eq!(ranks.len(), n_ranks);
+    let _open = busy(server.address);
+    server.process.signal(Signal::KILL);
+    eventually(LIMIT, "no rank process is left", || !ranks.iter().any(|rank| is_alive(*rank)));
 }
 
 /// Exit code 0, and no rank is left.

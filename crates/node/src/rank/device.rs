@@ -14,6 +14,10 @@ pub(crate) fn fence_setting(fence: Fence) -> (&'static str, &'static str) {
     (FENCE_VARIABLE, if fence == Fence::Fast { "1" } else { "0" })
 }
 
+/// What else a rank's process gets: larger command buffers, with which an M3 Ultra is reported to decode 5 to 8 % faster.
+pub(crate) const SETTINGS: [(&str, &str); 2] =
+    [("MLX_MAX_OPS_PER_BUFFER", "1000"), ("MLX_MAX_MB_PER_BUFFER", "400")];
+
 /// What this build can compute with on this system, preferred first.
 pub(crate) fn offered() -> Vec<BackendKind> {
     match (cfg!(feature = "mlx"), cfg!(target_os = "macos")) {

@@ -14,7 +14,10 @@ use base::RankId;
 use plan::Fence;
 
 use super::ReplicaError;
-use crate::{SecretLine, rank::fence_setting};
+use crate::{
+    SecretLine,
+    rank::{SETTINGS, fence_setting},
+};
 
 /// Time for a process to end by itself, in milliseconds.
 const END_MS: u64 = 500;
@@ -42,6 +45,7 @@ impl Processes {
             let mut child = Command::new(executable)
                 .args(["rank", "--connect", &address.to_string(), "--rank", &rank.0.to_string()])
                 .env(variable, setting)
+                .envs(SETTINGS)
                 .stdin(Stdio::piped())
                 .stdout(Stdio::null())
                 .process_group(0) // Ctrl-C is for this process, which ends the ranks in good order
