@@ -6,7 +6,7 @@
 use std::{sync::mpsc, thread, time::Duration};
 
 use backend::{Backend, BackendError, MlxBackend, MlxGroup, MlxMemory, MlxOptions, conformance::run};
-use base::{Bytes, DType, RankId};
+use base::{Bytes, DType, RankId, TokenId};
 use collective::{Group, Mesh, Solo, World};
 use libtest_mimic::{Arguments, Trial};
 use transport::{Link, MemoryLink};
@@ -30,6 +30,7 @@ fn main() {
         trial("out_of_memory_is_an_error_of_the_step", out_of_memory),
         trial("a_peer_that_ends_is_an_error_of_the_evaluation", || lost_peer(Loss::Ends)),
         trial("a_peer_that_hangs_is_an_error_within_the_deadline", || lost_peer(Loss::Hangs)),
+        trial("a_draw_that_fails_is_an_error_of_its_step", failed_draw),
         trial("a_second_thread_is_refused", second_thread),
     ];
     libtest_mimic::run(&arguments, tests).exit();
@@ -63,6 +64,24 @@ fn out_of_memory() {
     assert!(matches!(error, BackendError::OutOfMemory { .. }), "{error}");
     b.eval(&row, &mut out).unwrap();
     assert!(out.iter().all(|&v| v == 1.0));
+}
+
+/// What the host does inside a graph fails: waiting for it says so and does not hang, and the next step is computed.
+fn failed_draw() {
+    let mut b = MlxBackend::new(&options(DType::F32, true), MlxGroup::Onefold(Box::new(Solo))).unwrap();
+    let logits = b.tensor(&[0.5; 20], 10).unwrap();
+    let beyond = |_: &[f32], tokens: &mut [TokenId]| tokens.fill(TokenId(10)); // there are words 0..10
+    let panics = |_: &[f32], _: &mut [TokenId]| panic!("a defect of a sampler");
+    for draw in [Box::new(beyond) as backend::Draw, Box::new(panics)] {
+        let drawn = b.draw(&logits, draw).unwrap();
+        let error = b.finish(&drawn).unwrap_err();
+        assert!(error.to_string().contains("could not choose"), "{error}");
+    }
+    let drawn = b.draw(&logits, Box::new(|_, tokens| tokens.fill(TokenId(3)))).unwrap();
+    b.finish(&drawn).unwrap();
+    let mut out = Vec::new();
+    b.eval(&logits, &mut out).unwrap();
+    assert_eq!(out, [0.5; 20]);
 }
 
 #[derive(Clone, Copy, PartialEq)]

@@ -143,8 +143,12 @@ impl<B: Backend> Runner<B> {
 
     /// The tokens of a step that was queued; before they are waited for, the next step is queued if it can be foreseen.
     fn finish(&mut self, step: &Step, drawn: &B::Drawn, slot: &Slot) -> Result<Vec<Sampled>, RunError> {
-        let mut next =
-            if B::QUEUES && self.plan.world_size() == 1 { self.queue_next(step, drawn)? } else { None };
+        let looks_ahead = B::QUEUES && self.plan.world_size() == 1;
+        let mut next = match looks_ahead.then(|| self.queue_next(step, drawn)) {
+            // it will be asked for again when it is due, with more room perhaps
+            None | Some(Err(RunError::Backend(BackendError::OutOfMemory { .. }))) => None,
+            Some(queued) => queued?,
+        };
         self.backend.finish(drawn)?;
         let sampled = slot.take().unwrap_or_default();
         if let Some(next) = &mut next {
