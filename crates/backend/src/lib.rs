@@ -49,8 +49,8 @@ pub type Draw = Box<dyn FnOnce(&[f32], &mut [TokenId]) + Send>;
 pub struct Counters {
     /// Operations of the graphs that were queued.
     pub n_nodes: u64,
-    /// Those of them that only describe memory another way and launch nothing.
-    pub n_views: u64,
+    /// Those of them that launch something; the others only look at memory another way.
+    pub n_launches: u64,
     /// Graphs that were queued.
     pub n_evals: u64,
 }

@@ -92,6 +92,7 @@ impl Measured {
 /// What rank 0 handed to its device for a token, on average over the decode test: each of its steps computes one token.
 struct Graph {
     n_nodes: f64,
+    n_launches: f64,
     n_evals: f64,
     /// Layers of rank 0.
     n_layers: u32,
@@ -103,22 +104,23 @@ impl Graph {
         let since = |n: fn(&Stats) -> u64| n(&after).saturating_sub(n(&before)) as f64;
         let n_steps = since(|s| s.n_steps).max(1.0);
         let n_layers = replica.plan().ranks()[0].layers.len() as u32;
-        let [n_nodes, n_evals] =
-            [since(|s| s.n_graph_nodes), since(|s| s.n_graph_evals)].map(|n| n / n_steps);
-        Graph { n_nodes, n_evals, n_layers }
+        let counted = [since(|s| s.n_graph_nodes), since(|s| s.n_graph_launches), since(|s| s.n_graph_evals)];
+        let [n_nodes, n_launches, n_evals] = counted.map(|n| n / n_steps);
+        Graph { n_nodes, n_launches, n_evals, n_layers }
     }
 }
 
 impl fmt::Display for Graph {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Graph { n_nodes, n_evals, n_layers } = self;
+        let Graph { n_nodes, n_launches, n_evals, n_layers } = self;
         if *n_evals == 0.0 {
             return f.write_str("a token on rank 0: no graph, the backend computes at once");
         }
-        let per_layer = n_nodes / f64::from(*n_layers);
+        let [nodes, launches] = [n_nodes, n_launches].map(|n| n / f64::from(*n_layers));
         write!(
             f,
-            "a token on rank 0: {n_nodes:.1} graph nodes ({per_layer:.1} for each of {n_layers} layers), {n_evals:.2} evaluations"
+            "a token on rank 0: {n_evals:.2} evaluations of {n_nodes:.1} graph nodes, {n_launches:.1} of which launch something; \
+             for each of {n_layers} layers {nodes:.1} and {launches:.1}"
         )
     }
 }
@@ -167,7 +169,8 @@ fn json(
     });
     if let Some(graph) = graph {
         report["graph"] = serde_json::json!({
-            "nodes_per_token": graph.n_nodes, "evals_per_token": graph.n_evals, "layers": graph.n_layers,
+            "nodes_per_token": graph.n_nodes, "launches_per_token": graph.n_launches,
+            "evals_per_token": graph.n_evals, "layers": graph.n_layers,
         });
     }
     report

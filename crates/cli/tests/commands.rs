@@ -109,7 +109,8 @@ fn benchmarks_print_json() {
         assert_eq!(test["tok_s"].as_array().unwrap().len(), 2, "{report}");
         assert!(test["tok_s_median"].as_f64().unwrap() > 0.0, "{report}");
     }
-    let graph = json!({"nodes_per_token": 0.0, "evals_per_token": 0.0, "layers": 2});
+    let graph =
+        json!({"nodes_per_token": 0.0, "launches_per_token": 0.0, "evals_per_token": 0.0, "layers": 2});
     assert_eq!(report["graph"], graph, "this backend computes at once");
 }
 

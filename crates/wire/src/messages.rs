@@ -116,6 +116,8 @@ pub struct Stats {
     pub decode_us: u64,
     /// Nodes of the graphs that rank 0's device was handed, from the start; 0 where it computes at once.
     pub n_graph_nodes: u64,
+    /// Those of them that launch something, from the start.
+    pub n_graph_launches: u64,
     /// Such graphs, from the start.
     pub n_graph_evals: u64,
 }

@@ -88,6 +88,7 @@ struct StatsWire {
     n_decode_tokens: u64,
     decode_us: u64,
     n_graph_nodes: u64,
+    n_graph_launches: u64,
     n_graph_evals: u64,
 }
 
@@ -302,6 +303,7 @@ same_fields!(
         n_decode_tokens,
         decode_us,
         n_graph_nodes,
+        n_graph_launches,
         n_graph_evals
     }
 );

@@ -103,8 +103,8 @@ fn from_rank() {
     );
     golden(
         &FromRank::Stats(samples::stats()),
-        "31667772 0200 0200 0e000000
-         040102030405060708090a0b0c0d",
+        "31667772 0200 0200 0f000000
+         040102030405060708090a0b0c0d0e",
     );
     golden(
         &FromRank::Beat { busy_ms: Some(300) },

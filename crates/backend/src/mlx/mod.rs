@@ -138,7 +138,7 @@ impl MlxBackend {
     fn count(&mut self, x: &Array) -> Result<(), BackendError> {
         let graph = self.mlx.count(&self.outputs(x))?;
         self.counters.n_nodes += graph.n_nodes;
-        self.counters.n_views += graph.n_views;
+        self.counters.n_launches += graph.n_nodes - graph.n_views;
         self.counters.n_evals += 1;
         self.check_memory(graph.largest)
     }

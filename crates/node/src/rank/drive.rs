@@ -90,6 +90,7 @@ impl Reporter {
             n_decode_tokens: engine.n_decode_tokens,
             decode_us: self.stats.decode_us + if has_prefill { 0 } else { us },
             n_graph_nodes: graphs.n_nodes,
+            n_graph_launches: graphs.n_launches,
             n_graph_evals: graphs.n_evals,
         };
     }

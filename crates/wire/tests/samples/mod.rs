@@ -137,7 +137,8 @@ pub(crate) fn stats() -> Stats {
         n_decode_tokens: 10,
         decode_us: 11,
         n_graph_nodes: 12,
-        n_graph_evals: 13,
+        n_graph_launches: 13,
+        n_graph_evals: 14,
     }
 }
 
