@@ -130,6 +130,16 @@ impl MlxBackend {
         std::iter::once(x).chain(self.cache.iter().map(LayerCache::array)).collect()
     }
 
+    /// MLX's version.
+    pub fn version(&self) -> String {
+        self.mlx.version()
+    }
+
+    /// Whether it computes on a GPU.
+    pub fn has_gpu(&self) -> bool {
+        self.mlx.has_gpu()
+    }
+
     /// Bytes of all arrays that are alive.
     pub fn active_memory(&self) -> Bytes {
         Bytes(self.mlx.active_memory() as u64)

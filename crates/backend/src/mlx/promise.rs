@@ -28,16 +28,6 @@ impl MlxBackend {
         let is_product = PRODUCTS.iter().any(|name| check.starts_with(name));
         activations == DType::F32 || !EXACT.contains(&check) && (has_gpu || !is_product)
     }
-
-    /// MLX's version.
-    pub fn version(&self) -> String {
-        self.mlx.version()
-    }
-
-    /// Whether it computes on a GPU.
-    pub fn has_gpu(&self) -> bool {
-        self.mlx.has_gpu()
-    }
 }
 
 /// Groups of 16 become 8-bit codes over 32.
