@@ -1,7 +1,8 @@
 //! Who sums inside a graph: our collectives, called back from MLX, or one of MLX's own engines.
 
 use std::{
-    fs,
+    fs::{self, OpenOptions},
+    io::Write,
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
@@ -104,7 +105,11 @@ fn own(
 fn write_hosts(rank: usize, hosts: &[SocketAddr]) -> Result<String, BackendError> {
     let list: Vec<String> = hosts.iter().map(|host| format!("[\"{host}\"]")).collect();
     let path = std::env::temp_dir().join(format!("onefold-ring-{}-{rank}.json", std::process::id()));
-    fs::write(&path, format!("[{}]", list.join(","))).map_err(|e| BackendError::Device {
+    // left behind by a process that was killed and had the same number; a new file is nobody else's
+    let _ = fs::remove_file(&path);
+    let file = OpenOptions::new().write(true).create_new(true).open(&path);
+    let written = file.and_then(|mut file| file.write_all(format!("[{}]", list.join(",")).as_bytes()));
+    written.map_err(|e| BackendError::Device {
         op: "ring",
         message: format!("cannot write {}: {e}", path.display()),
     })?;
