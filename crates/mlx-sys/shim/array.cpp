@@ -95,7 +95,7 @@ int om_n_dims(const mx::array* a) { return static_cast<int>(a->ndim()); }
 int om_dim(const mx::array* a, int i) { return a->shape()[i]; }
 
 int om_dtype(const mx::array* a) {
-  for (int code = 0; code < 6; ++code)
+  for (int code = 0; code < 5; ++code)
     if (a->dtype() == dtype_of(code)) return code;
   return -1;
 }
@@ -120,11 +120,6 @@ mx::array* om_settled(const mx::array* a) {
   });
 }
 
-// Waits for everything that was queued, and forgets what failed.
-int om_synchronize() {
-  return attempt([&] { mx::synchronize(); });
-}
-
 int om_count(const mx::array* const* arrays, int n, Graph* graph) {
   return attempt([&] { count(collect(arrays, n), graph); });
 }
@@ -139,8 +134,6 @@ int om_read_f32(const mx::array* a, float* out, size_t n) {
 }
 
 size_t om_active_memory() { return mx::get_active_memory(); }
-size_t om_peak_memory() { return mx::get_peak_memory(); }
-void om_reset_peak_memory() { mx::reset_peak_memory(); }
 
 int om_limit_memory(size_t resident, size_t step) {
   return attempt([&] {

@@ -126,8 +126,6 @@ dist::Group* om_group_of(const char* engine, const char* const* names, const cha
   }
 }
 
-int om_group_rank(const dist::Group* g) { return g->rank(); }
-int om_group_size(const dist::Group* g) { return g->size(); }
 void om_group_free(dist::Group* g) { delete g; }
 
 mx::array* om_all_reduce(const mx::array* x, const dist::Group* g) {

@@ -57,8 +57,7 @@ inline mx::Dtype dtype_of(int code) {
     case 1: return mx::float16;
     case 2: return mx::bfloat16;
     case 3: return mx::uint32;
-    case 4: return mx::int32;
-    case 5: return mx::bool_;
+    case 4: return mx::bool_;
     default: throw std::invalid_argument("no such dtype");
   }
 }

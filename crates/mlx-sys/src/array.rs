@@ -19,17 +19,16 @@ pub enum Dtype {
     F16 = 1,
     BF16 = 2,
     U32 = 3,
-    I32 = 4,
-    Bool = 5,
+    Bool = 4,
 }
 
 impl Dtype {
-    const ALL: [Dtype; 6] = [Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::U32, Dtype::I32, Dtype::Bool];
+    const ALL: [Dtype; 5] = [Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::U32, Dtype::Bool];
 
     /// Bytes of a value.
     pub fn size(self) -> usize {
         match self {
-            Dtype::F32 | Dtype::U32 | Dtype::I32 => 4,
+            Dtype::F32 | Dtype::U32 => 4,
             Dtype::F16 | Dtype::BF16 => 2,
             Dtype::Bool => 1,
         }

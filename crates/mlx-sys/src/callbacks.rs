@@ -102,18 +102,6 @@ impl Group {
         NonNull::new(raw).map(|raw| Group { raw, one_thread: PhantomData }).ok_or_else(last_error)
     }
 
-    /// This rank's place.
-    pub fn rank(&self) -> usize {
-        // SAFETY: a live group.
-        unsafe { ffi::om_group_rank(self.raw.as_ptr()) as usize }
-    }
-
-    /// Ranks in the group.
-    pub fn size(&self) -> usize {
-        // SAFETY: a live group.
-        unsafe { ffi::om_group_size(self.raw.as_ptr()) as usize }
-    }
-
     /// The sum of `x`, floats, over the ranks.
     pub fn all_reduce(&self, x: &Array) -> Result<Array, Error> {
         // SAFETY: a live array and a live group.

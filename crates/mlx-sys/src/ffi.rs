@@ -49,12 +49,9 @@ unsafe extern "C" {
     pub(crate) fn om_eval(arrays: *const In, n: c_int) -> c_int;
     pub(crate) fn om_start(arrays: *const In, n: c_int) -> c_int;
     pub(crate) fn om_settled(a: In) -> Raw;
-    pub(crate) fn om_synchronize() -> c_int;
     pub(crate) fn om_count(arrays: *const In, n: c_int, graph: *mut Graph) -> c_int;
     pub(crate) fn om_read_f32(a: In, out: *mut f32, n: usize) -> c_int;
     pub(crate) fn om_active_memory() -> usize;
-    pub(crate) fn om_peak_memory() -> usize;
-    pub(crate) fn om_reset_peak_memory();
     pub(crate) fn om_limit_memory(resident: usize, step: usize) -> c_int;
     pub(crate) fn om_fuse(on: c_int);
     pub(crate) fn om_has_gpu() -> c_int;
@@ -151,8 +148,6 @@ unsafe extern "C" {
         values: *const *const c_char,
         n: c_int,
     ) -> *mut RawGroup;
-    pub(crate) fn om_group_rank(g: *const RawGroup) -> c_int;
-    pub(crate) fn om_group_size(g: *const RawGroup) -> c_int;
     pub(crate) fn om_group_free(g: *mut RawGroup);
     pub(crate) fn om_all_reduce(x: In, g: *const RawGroup) -> Raw;
     pub(crate) fn om_choice(x: In, n: c_int, calls: ChoiceCalls) -> Raw;

@@ -14,9 +14,4 @@ impl Index {
     pub fn array(&self) -> &Array {
         &self.array
     }
-
-    /// More than the largest of them.
-    pub fn bound(&self) -> usize {
-        self.bound
-    }
 }

@@ -99,18 +99,6 @@ impl Mlx {
         unsafe { ffi::om_active_memory() }
     }
 
-    /// Most bytes in use since [`Mlx::reset_peak_memory`].
-    pub fn peak_memory(self) -> usize {
-        // SAFETY: no arguments.
-        unsafe { ffi::om_peak_memory() }
-    }
-
-    /// Begins to measure the peak anew.
-    pub fn reset_peak_memory(self) {
-        // SAFETY: no arguments.
-        unsafe { ffi::om_reset_peak_memory() }
-    }
-
     /// Floats, copied.
     pub fn floats(self, values: &[f32], shape: &[usize]) -> Result<Array, Error> {
         // SAFETY: floats have no padding and any of their bytes is a u8.
@@ -161,12 +149,6 @@ impl Mlx {
     pub fn settled(self, a: &Array) -> Result<Array, Error> {
         // SAFETY: a live array.
         Array::owned(unsafe { ffi::om_settled(a.raw()) })
-    }
-
-    /// Waits for what was queued; the first failure of it is the result, and forgotten.
-    pub fn synchronize(self) -> Result<(), Error> {
-        // SAFETY: no arguments.
-        succeed(unsafe { ffi::om_synchronize() })
     }
 
     /// Counts what `arrays` still take.
