@@ -5,8 +5,10 @@
 
 use std::{sync::mpsc, thread, time::Duration};
 
-use backend::{Backend, BackendError, MlxBackend, MlxGroup, MlxMemory, MlxOptions, conformance::run};
-use base::{Bytes, DType, RankId, TokenId};
+use backend::{
+    Backend, BackendError, ExpertParts, MlxBackend, MlxGroup, MlxMemory, MlxOptions, conformance::run,
+};
+use base::{Bytes, DType, MatrixView, RankId, TokenId, WeightView};
 use collective::{Group, Mesh, Solo, World};
 use libtest_mimic::{Arguments, Trial};
 use transport::{Link, MemoryLink};
@@ -31,6 +33,7 @@ fn main() {
         trial("a_peer_that_ends_is_an_error_of_the_evaluation", || lost_peer(Loss::Ends)),
         trial("a_peer_that_hangs_is_an_error_within_the_deadline", || lost_peer(Loss::Hangs)),
         trial("a_draw_that_fails_is_an_error_of_its_step", failed_draw),
+        trial("experts_of_several_formats_are_refused", mixed_experts),
         trial("a_second_thread_is_refused", second_thread),
     ];
     libtest_mimic::run(&arguments, tests).exit();
@@ -71,17 +74,36 @@ fn failed_draw() {
     let mut b = MlxBackend::new(&options(DType::F32, true), MlxGroup::Onefold(Box::new(Solo))).unwrap();
     let logits = b.tensor(&[0.5; 20], 10).unwrap();
     let beyond = |_: &[f32], tokens: &mut [TokenId]| tokens.fill(TokenId(10)); // there are words 0..10
-    let panics = |_: &[f32], _: &mut [TokenId]| panic!("a defect of a sampler");
-    for draw in [Box::new(beyond) as backend::Draw, Box::new(panics)] {
-        let drawn = b.draw(&logits, draw).unwrap();
-        let error = b.finish(&drawn).unwrap_err();
+    let panics = |_: &[f32], _: &mut [TokenId]| -> () { panic!("a defect of a sampler") };
+    // often, for what a failure leaves behind depends on who is first
+    for i in 0..300 {
+        let fails: backend::Draw = if i == 0 { Box::new(panics) } else { Box::new(beyond) };
+        // the host may have failed before all of the graph is queued
+        let error = b.draw(&logits, fails).and_then(|drawn| b.finish(&drawn)).unwrap_err();
         assert!(error.to_string().contains("could not choose"), "{error}");
+        let drawn = b.draw(&logits, Box::new(|_, tokens| tokens.fill(TokenId(3)))).unwrap();
+        b.finish(&drawn).unwrap();
     }
-    let drawn = b.draw(&logits, Box::new(|_, tokens| tokens.fill(TokenId(3)))).unwrap();
-    b.finish(&drawn).unwrap();
     let mut out = Vec::new();
     b.eval(&logits, &mut out).unwrap();
     assert_eq!(out, [0.5; 20]);
+}
+
+/// A stack of experts is one array: formats that lie differently in it are an error that names them.
+fn mixed_experts() {
+    let mut b = MlxBackend::new(&options(DType::F32, true), MlxGroup::Onefold(Box::new(Solo))).unwrap();
+    let bytes = [0; 32 * 32 * 4];
+    let view = |dtype: DType| {
+        let n_bytes = 32 * dtype.row_bytes(32).unwrap();
+        WeightView::Blocks(MatrixView::whole(dtype, 32, 32, &bytes[..n_bytes]).unwrap())
+    };
+    let one = [view(DType::Q4_0), view(DType::Q4_1)]; // both 4 bits, groups of 32
+    b.experts(&ExpertParts { first: 0, gate: &one, up: &one, down: &one }).unwrap();
+    for other in [DType::F32, DType::Q8_0] {
+        let mixed = [view(DType::Q4_0), view(other)];
+        let error = b.experts(&ExpertParts { first: 0, gate: &mixed, up: &one, down: &one }).err().unwrap();
+        assert!(error.to_string().contains("bits: 4"), "{error}");
+    }
 }
 
 #[derive(Clone, Copy, PartialEq)]

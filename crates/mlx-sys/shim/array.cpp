@@ -1,6 +1,8 @@
 // Arrays: made, read, evaluated, counted; and the limits of the memory they lie in.
 #include "shim.h"
 
+#include <mlx/scheduler.h>
+
 #ifdef __APPLE__
 #include <mlx/backend/gpu/device_info.h>
 #endif
@@ -118,6 +120,15 @@ mx::array* om_settled(const mx::array* a) {
     }
     return at;
   });
+}
+
+// Waits for everything that was queued. What failed of it is forgotten: a failure may be stored twice, with the array that
+// is waited for and with the stream.
+void om_drain() {
+  (void)attempt([] { mx::synchronize(); });
+  auto host = mx::default_stream(mx::Device::cpu);
+  (void)attempt([&] { mx::synchronize(host); });
+  (void)attempt([&] { mx::scheduler::check_error(host); });
 }
 
 int om_count(const mx::array* const* arrays, int n, Graph* graph) {

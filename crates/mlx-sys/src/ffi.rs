@@ -48,6 +48,7 @@ unsafe extern "C" {
     pub(crate) fn om_dtype(a: In) -> c_int;
     pub(crate) fn om_eval(arrays: *const In, n: c_int) -> c_int;
     pub(crate) fn om_start(arrays: *const In, n: c_int) -> c_int;
+    pub(crate) fn om_drain();
     pub(crate) fn om_settled(a: In) -> Raw;
     pub(crate) fn om_count(arrays: *const In, n: c_int, graph: *mut Graph) -> c_int;
     pub(crate) fn om_read_f32(a: In, out: *mut f32, n: usize) -> c_int;

@@ -151,6 +151,12 @@ impl Mlx {
         Array::owned(unsafe { ffi::om_settled(a.raw()) })
     }
 
+    /// Waits for what was queued and forgets what failed of it, so that the next evaluation does not tell of it again.
+    pub fn drain(self) {
+        // SAFETY: no arguments.
+        unsafe { ffi::om_drain() }
+    }
+
     /// Counts what `arrays` still take.
     pub fn count(self, arrays: &[&Array]) -> Result<Graph, Error> {
         let raw = raws(arrays);

@@ -176,6 +176,8 @@ fn experts<B: Backend>(make: &mut Make<'_, B>, _: &Tolerance) -> Result<(), Fail
     refused("up for down", b.experts(&ExpertParts { down: &up, ..good }))?;
     let mixed = [zeros(32, 64), zeros(16, 64)];
     refused("experts of other shapes", b.experts(&ExpertParts { gate: &mixed, ..good }))?;
+    let adding_up = [zeros(40, 64), zeros(24, 64)];
+    refused("experts whose rows only add up", b.experts(&ExpertParts { gate: &adding_up, ..good }))?;
     let experts = b.experts(&good)?;
     let spec = RouterSpec {
         scoring: Scoring::Softmax,

@@ -31,6 +31,9 @@ impl MlxExperts {
         check("experts: weights of up", n, parts.up.len())?;
         check("experts: weights of down", n, parts.down.len())?;
         let (hidden, ffn) = parts.down.first().map_or((0, 0), |w| (w.n_rows(), w.n_cols()));
+        for (weights, n_out) in [(parts.gate, ffn), (parts.up, ffn), (parts.down, hidden)] {
+            weights.iter().try_for_each(|w| check("experts: rows of a weight", n_out, w.n_rows()))?;
+        }
         Ok(MlxExperts {
             first: parts.first as usize,
             n,

@@ -163,9 +163,10 @@ impl MlxBackend {
         }
     }
 
-    /// After a failure: what it leaves unwritten in the caches is forgotten, so that the next step does not fail of it too.
+    /// After a failure: it is told once, and what it leaves unwritten in the caches is forgotten, so that the next step does not fail of it too.
     fn failed(&mut self, error: BackendError) -> BackendError {
         let mlx = self.mlx;
+        mlx.drain();
         let forgotten: Result<(), BackendError> = self.cache.iter_mut().try_for_each(|c| c.forget(mlx));
         forgotten.err().unwrap_or(error)
     }

@@ -114,11 +114,20 @@ impl Weight {
         let (outer, n_in) = (&shape[..shape.len() - 1], shape[shape.len() - 1]);
         let n_rows: usize = views.iter().map(WeightView::n_rows).sum();
         check("linear: rows of the parts", outer.iter().product(), n_rows)?;
+        let form = views.first().map_or(Form::Float, Form::of);
         for view in views {
             check("linear: inputs of the parts", n_in, view.n_cols())?;
             check_bytes(view)?;
+            if Form::of(view) != form {
+                let (expected, found) = (format!("{form:?}"), format!("{:?}", Form::of(view)));
+                return Err(BackendError::Shape {
+                    op: "one form of all weights of a stack",
+                    expected,
+                    found,
+                });
+            }
         }
-        match views.first().map_or(Form::Float, Form::of) {
+        match form {
             Form::Float => {
                 let rows = mlx.filled(shape, dtype, |bytes| write_floats(views, dtype, bytes))?;
                 let mut axes: Vec<usize> = (0..shape.len()).collect();

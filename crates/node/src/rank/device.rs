@@ -105,7 +105,10 @@ mod with_mlx {
     /// blocks are half floats, as their scales are.
     fn activations(checkpoint: &Checkpoint) -> Result<DType, RankError> {
         let mut activations = DType::F32;
-        for name in checkpoint.tensor_names().take_while(|_| cfg!(target_os = "macos")) {
+        if !cfg!(target_os = "macos") {
+            return Ok(activations);
+        }
+        for name in checkpoint.tensor_names() {
             activations = match checkpoint.tensor(name)?.dtype {
                 DType::BF16 => return Ok(DType::BF16),
                 DType::F32 => activations,
