@@ -61,7 +61,6 @@ pub struct MoeScratch {
     x: Vec<f32>,
     gate: Vec<f32>,
     up: Vec<f32>,
-    gated: Vec<f32>,
     y: Vec<f32>,
 }
 
@@ -150,14 +149,13 @@ pub fn moe(
 impl Expert {
     /// y [n_rows, hidden] = down(silu(gate x) · up x) for x [n_rows, hidden], both in the scratch memory.
     fn apply(&self, pool: &Pool, isa: Isa, n_rows: usize, scratch: &mut MoeScratch) {
-        let MoeScratch { x, gate, up, gated, y, .. } = scratch;
+        let MoeScratch { x, gate, up, y, .. } = scratch;
         gate.resize(n_rows * self.gate.n_rows(), 0.0);
         up.resize(n_rows * self.up.n_rows(), 0.0);
-        gated.resize(n_rows * self.down.n_cols(), 0.0);
         y.resize(n_rows * self.down.n_rows(), 0.0);
         matmul(pool, isa, x, &[&self.gate, &self.up], &mut [gate, up]);
-        swiglu(isa, gate, up, gated);
-        matmul(pool, isa, gated, &[&self.down], &mut [y]);
+        swiglu(isa, gate, up);
+        matmul(pool, isa, gate, &[&self.down], &mut [y]);
     }
 }
 

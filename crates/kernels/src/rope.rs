@@ -12,22 +12,21 @@ pub enum RopeStyle {
     Half,
 }
 
-/// cos, sin [n_positions, n_freq] = cos, sin(position · inv_freq [n_freq]) · attention_factor; old contents go.
+/// cos, sin [n_positions, n_freq] = cos, sin(position · inv_freq [n_freq]) · attention_factor
 pub fn rope_table(
     positions: impl Iterator<Item = u32>,
     inv_freq: &[f32],
     attention_factor: f32,
-    cos: &mut Vec<f32>,
-    sin: &mut Vec<f32>,
+    cos: &mut [f32],
+    sin: &mut [f32],
 ) {
-    cos.clear();
-    sin.clear();
-    for position in positions {
-        for freq in inv_freq {
+    let n_freq = inv_freq.len().max(1);
+    let rows = cos.chunks_exact_mut(n_freq).zip(sin.chunks_exact_mut(n_freq));
+    for (position, (cos, sin)) in positions.zip(rows) {
+        for ((cos, sin), freq) in cos.iter_mut().zip(sin).zip(inv_freq) {
             // In f64: at position 10^5 an f32 angle is off by a hundredth.
             let (s, c) = (f64::from(position) * f64::from(*freq)).sin_cos();
-            cos.push(c as f32 * attention_factor);
-            sin.push(s as f32 * attention_factor);
+            (*cos, *sin) = (c as f32 * attention_factor, s as f32 * attention_factor);
         }
     }
 }
@@ -78,7 +77,7 @@ mod tests {
 
     #[test]
     fn pairs_turn_and_the_rest_stays() {
-        let (mut cos, mut sin) = (vec![], vec![]);
+        let (mut cos, mut sin) = (vec![0.0; 4], vec![0.0; 4]);
         rope_table([0, 3].into_iter(), &[0.5, 0.25], 2.0, &mut cos, &mut sin);
         assert_eq!((cos[0], sin[0]), (2.0, 0.0));
         assert!((cos[2] - 2.0 * 1.5f32.cos()).abs() < 1e-6);
@@ -99,7 +98,7 @@ mod tests {
 
     #[test]
     fn long_rows_are_the_same_bits_everywhere() {
-        let (mut cos, mut sin) = (vec![], vec![]);
+        let (mut cos, mut sin) = (vec![0.0; 120], vec![0.0; 120]);
         let inv_freq: Vec<f32> = (0..40).map(|i| 10000f32.powf(-i as f32 / 40.0)).collect();
         rope_table(100..103, &inv_freq, 1.0, &mut cos, &mut sin);
         for style in [RopeStyle::Half, RopeStyle::Interleaved] {

@@ -96,7 +96,7 @@ proptest! {
         let mut random = Random(seed);
         let n_in = n_groups * group_size;
         let affine = Affine::random(&mut random, [n_out, n_in], bits, group_size, has_biases);
-        let (packed, values) = (PackedMatrix::pack_affine(&affine.view()), affine.values());
+        let (packed, values) = (PackedMatrix::pack_affine(&Pool::unpinned(2), &affine.view()).unwrap(), affine.values());
         let mut row = vec![0.0; n_in];
         for (r, values) in values.chunks(n_in).enumerate() {
             packed.dequantize_row(r, &mut row);
@@ -145,7 +145,7 @@ fn extreme_codes_are_exact() {
                 scales: &ones,
                 biases: has_biases.then_some(&zeros),
             };
-            let packed = PackedMatrix::pack_affine(&view);
+            let packed = PackedMatrix::pack_affine(&Pool::unpinned(2), &view).unwrap();
             let value = if has_biases { (1 << bits) - 1 } else { (1 << (bits - 1)) - 1 };
             let x = [[1.0f32; 64], [-1.0; 64]].concat();
             for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
@@ -174,7 +174,10 @@ fn memory_equals_the_file_where_groups_have_32() {
             scales: &scale.to_le_bytes().repeat(64),
             biases: None,
         };
-        assert_eq!(PackedMatrix::pack_affine(&view).bytes().0, 64 * bytes_per_group);
+        assert_eq!(
+            PackedMatrix::pack_affine(&Pool::unpinned(2), &view).unwrap().bytes().0,
+            64 * bytes_per_group
+        );
     }
 }
 
@@ -184,8 +187,8 @@ fn rows_and_columns_change_places() {
         let (n_rows, n_cols) = (20, 256);
         let bytes = Random(7).blocks(dtype, n_rows * n_cols);
         let view = base::MatrixView::whole(dtype, n_rows, n_cols, &bytes).unwrap();
-        let packed = PackedMatrix::pack(&view).unwrap();
-        let transposed = packed.transposed();
+        let packed = PackedMatrix::pack(&Pool::unpinned(2), &view).unwrap();
+        let transposed = packed.transposed(&Pool::unpinned(1)).unwrap();
         assert_eq!((transposed.n_rows(), transposed.n_cols()), (n_cols, n_rows));
         let (mut row, mut column) = (vec![0.0; n_cols], vec![0.0; n_rows]);
         for r in 0..n_rows {

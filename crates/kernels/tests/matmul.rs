@@ -14,7 +14,7 @@ fn families() -> impl Iterator<Item = Isa> {
 }
 
 fn pack(dtype: DType, n_out: usize, n_in: usize, bytes: &[u8]) -> PackedMatrix {
-    PackedMatrix::pack(&MatrixView::whole(dtype, n_out, n_in, bytes).unwrap()).unwrap()
+    PackedMatrix::pack(&Pool::unpinned(2), &MatrixView::whole(dtype, n_out, n_in, bytes).unwrap()).unwrap()
 }
 
 /// x · wᵀ in f64, and a bound for what 8-bit activations may change: half a step per value.
@@ -101,13 +101,27 @@ proptest! {
         let bytes = Random(seed).blocks(dtype, n_out * n_in);
         let whole = MatrixView::whole(dtype, n_out, n_in, &bytes).unwrap();
         let cols = col_start * 32..col_end * 32;
-        let cut = PackedMatrix::pack(&whole.cut(row_start..row_end, cols.clone()).unwrap()).unwrap();
-        let whole = PackedMatrix::pack(&whole).unwrap();
-        let (mut row, mut part) = (vec![0.0; n_in], vec![0.0; cols.len()]);
+        let cut = PackedMatrix::pack(&Pool::unpinned(2), &whole.cut(row_start..row_end, cols.clone()).unwrap()).unwrap();
+        let whole = PackedMatrix::pack(&Pool::unpinned(2), &whole).unwrap();
+        let (mut row, mut part, mut values) = (vec![0.0; n_in], vec![0.0; cols.len()], Vec::new());
         for r in row_start..row_end {
             whole.dequantize_row(r, &mut row);
             cut.dequantize_row(r - row_start, &mut part);
             prop_assert_eq!(&part[..], &row[cols.clone()]);
+            values.extend(&part);
+        }
+        let (x, n_out) = (Random(!seed).floats(2 * cols.len()), row_end - row_start);
+        let mut reference = vec![f32::NAN; 2 * n_out];
+        for isa in families() {
+            let mut out = vec![f32::NAN; 2 * n_out];
+            matmul(&Pool::unpinned(1), isa, &x, &[&cut], &mut [&mut out]);
+            if isa == Isa::Scalar {
+                reference.clone_from(&out);
+            }
+            prop_assert_eq!(&out, &reference, "{}", isa);
+        }
+        for (out, (exact, bound)) in reference.iter().zip(expected(dtype, &x, &values, cols.len())) {
+            prop_assert!((f64::from(*out) - exact).abs() <= bound, "{} {} {}", out, exact, bound);
         }
     }
 }
@@ -131,10 +145,16 @@ fn extreme_codes_are_exact() {
 }
 
 #[test]
-fn memory_equals_the_files_for_the_simple_formats() {
-    for dtype in [DType::Q4_0, DType::Q4_1, DType::Q8_0, DType::F16, DType::F32] {
-        let bytes = Random(1).blocks(dtype, 32 * 64);
-        assert_eq!(pack(dtype, 32, 64, &bytes).bytes().0, bytes.len() as u64, "{dtype}");
+fn memory_is_the_files() {
+    let simple = [DType::Q4_0, DType::Q4_1, DType::Q5_0, DType::Q5_1, DType::Q8_0, DType::F16, DType::F32];
+    for dtype in simple.into_iter().chain([DType::Q6_K]) {
+        let bytes = Random(1).blocks(dtype, 32 * 256);
+        assert_eq!(pack(dtype, 32, 256, &bytes).bytes().0, bytes.len() as u64, "{dtype}");
+    }
+    // Scales of 6 bits take 8.
+    for dtype in [DType::Q4_K, DType::Q5_K] {
+        let bytes = Random(1).blocks(dtype, 32 * 256);
+        assert_eq!(pack(dtype, 32, 256, &bytes).bytes().0, (bytes.len() + 32 * 4) as u64, "{dtype}");
     }
 }
 
@@ -142,14 +162,17 @@ fn memory_equals_the_files_for_the_simple_formats() {
 fn views_that_lie_are_refused() {
     let bytes = vec![0u8; 2 * 144];
     let good = MatrixView::whole(DType::Q4_K, 2, 256, &bytes).unwrap();
-    let refused = |view: MatrixView| PackedMatrix::pack(&view).err().unwrap().to_string();
+    let refused = |view: MatrixView| PackedMatrix::pack(&Pool::unpinned(2), &view).err().unwrap().to_string();
     assert!(refused(MatrixView { n_rows: 3, ..good }).contains("found 288"));
     assert!(refused(MatrixView { n_rows: usize::MAX, ..good }).contains("expected at least"));
     assert!(refused(MatrixView { n_cols: usize::MAX & !31, ..good }).contains("expected at least"));
     assert!(refused(MatrixView { row_stride: 10, ..good }).contains("expected at least"));
     assert!(refused(MatrixView { col_start: 16, n_cols: 224, ..good }).contains("multiples of 32"));
     assert!(refused(MatrixView { col_start: 256, n_cols: 0, ..good }).contains("columns 256..256"));
-    assert!(PackedMatrix::pack(&MatrixView { n_rows: 0, n_cols: usize::MAX & !31, ..good }).is_ok());
+    assert!(
+        PackedMatrix::pack(&Pool::unpinned(2), &MatrixView { n_rows: 0, n_cols: usize::MAX & !31, ..good })
+            .is_ok()
+    );
 }
 
 #[test]

@@ -99,7 +99,8 @@ fn a_row_is_the_same_bits_in_every_company_family_and_pool() {
         let mut random = Random(2);
         let mut pack = |n_out: usize, n_in: usize| {
             let bytes = random.blocks(dtype, n_out * n_in);
-            PackedMatrix::pack(&MatrixView::whole(dtype, n_out, n_in, &bytes).unwrap()).unwrap()
+            PackedMatrix::pack(&Pool::unpinned(2), &MatrixView::whole(dtype, n_out, n_in, &bytes).unwrap())
+                .unwrap()
         };
         let mut expert =
             |_| Expert { gate: pack(ffn, hidden), up: pack(ffn, hidden), down: pack(hidden, ffn) };

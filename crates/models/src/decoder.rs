@@ -91,7 +91,10 @@ impl<B: Backend, A: Attention<B>> Model<B> for Decoder<B, A> {
             x = block.forward(b, x, slot, &step)?;
         }
         let Some((norm, head)) = &self.head else { return Ok(x) };
-        let x = b.select_rows(&x, &batch.logit_rows())?;
+        // In decode every row has logits.
+        if batch.seqs.iter().any(|seq| seq.n_logits != seq.n_rows) {
+            x = b.select_rows(&x, &batch.logit_rows())?;
+        }
         let x = b.rms_norm(&x, norm)?;
         let [logits] = b.matmul(&x, head)?; // [n_logits, vocab_shard]
         Ok(logits)

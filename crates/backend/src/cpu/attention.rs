@@ -1,6 +1,6 @@
 //! Attention over the paged cache: head norms, rotations, the cache's rows and the kernel.
 
-use super::{CpuBackend, CpuInputs, CpuNorm, CpuTensor};
+use super::{CpuBackend, CpuInputs, CpuNorm, CpuTensor, tensor::rows};
 use crate::{
     AttentionSpec, BackendError, CacheRow, RopeSpec, RopeStyle,
     checks::{check, check_at_most},
@@ -9,34 +9,33 @@ use crate::{
 /// Cosines and sines of a step, each `[n_rows, rot_dim / 2]`.
 pub struct CpuRope {
     style: RopeStyle,
-    n_rows: usize,
-    rot_dim: usize,
-    cos: Vec<f32>,
-    sin: Vec<f32>,
+    cos: CpuTensor,
+    sin: CpuTensor,
 }
 
 impl CpuRope {
-    pub(super) fn new(spec: &RopeSpec, inputs: &CpuInputs) -> CpuRope {
-        let (mut cos, mut sin) = (Vec::new(), Vec::new());
-        kernels::rope_table(inputs.batch.positions(), &spec.inv_freq, spec.factor, &mut cos, &mut sin);
-        CpuRope {
-            style: spec.style,
-            n_rows: inputs.batch.n_rows(),
-            rot_dim: 2 * spec.inv_freq.len(),
-            cos,
-            sin,
-        }
+    pub(super) fn new(b: &CpuBackend, spec: &RopeSpec, inputs: &CpuInputs) -> CpuRope {
+        let table = || b.buffers.tensor(inputs.batch.n_rows(), spec.inv_freq.len());
+        let (mut cos, mut sin) = (table(), table());
+        let (positions, freq) = (inputs.batch.positions(), &spec.inv_freq);
+        kernels::rope_table(positions, freq, spec.factor, cos.values_mut(), sin.values_mut());
+        CpuRope { style: spec.style, cos, sin }
     }
 
     /// Turns heads `x [n_rows, n_heads * head_dim]`.
     pub(super) fn turn(&self, b: &CpuBackend, x: &mut [f32], head_dim: usize) {
-        kernels::rope(b.isa, x, self.n_rows, head_dim, &self.cos, &self.sin, self.style);
+        let (isa, n_freq, style) = (b.isa, self.cos.n_cols(), self.style);
+        let (cos, sin) = (self.cos.values(), self.sin.values());
+        b.pool.rows(x, x.len() / self.cos.n_rows().max(1), |part, x| {
+            let (cos, sin) = (rows(cos, n_freq, part.clone()), rows(sin, n_freq, part.clone()));
+            kernels::rope(isa, x, part.len(), head_dim, cos, sin, style);
+        });
     }
 
     /// Whether these are rotations of the step's rows and of no more than a head has.
     pub(super) fn check(&self, inputs: &CpuInputs, head_dim: usize) -> Result<(), BackendError> {
-        check("rows of the rotations", inputs.batch.n_rows(), self.n_rows)?;
-        check_at_most("rotated values of a head", head_dim, self.rot_dim)
+        check("rows of the rotations", inputs.batch.n_rows(), self.cos.n_rows())?;
+        check_at_most("rotated values of a head", head_dim, 2 * self.cos.n_cols())
     }
 }
 

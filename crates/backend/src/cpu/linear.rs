@@ -1,7 +1,7 @@
 //! Linear layers: packed weights that share their input, and the look-up of words.
 
 use base::WeightView;
-use kernels::PackedMatrix;
+use kernels::{PackedMatrix, Pool};
 
 use super::{CpuBackend, CpuInputs, CpuTensor};
 use crate::{BackendError, Part, affine, checks::check};
@@ -18,14 +18,14 @@ struct PackedPart {
 }
 
 impl CpuLinear {
-    pub(super) fn new(parts: &[Part<'_>]) -> Result<CpuLinear, BackendError> {
+    pub(super) fn new(pool: &Pool, parts: &[Part<'_>]) -> Result<CpuLinear, BackendError> {
         let n_in = parts.first().map_or(0, |part| part.weight.n_cols());
         let packed = |part: &Part<'_>| {
             check("linear: inputs of a part", n_in, part.weight.n_cols())?;
             if let Some(bias) = part.bias {
                 check("linear: values of a bias", part.weight.n_rows(), bias.len())?;
             }
-            Ok(PackedPart { weight: pack(&part.weight)?, bias: part.bias.map(<[f32]>::to_vec) })
+            Ok(PackedPart { weight: pack(pool, &part.weight)?, bias: part.bias.map(<[f32]>::to_vec) })
         };
         Ok(CpuLinear { parts: parts.iter().map(packed).collect::<Result<_, BackendError>>()?, n_in })
     }
@@ -42,9 +42,10 @@ impl CpuLinear {
         let mut slices = outs.each_mut().map(CpuTensor::values_mut);
         let weights: [&PackedMatrix; N] = std::array::from_fn(|i| &self.parts[i].weight);
         kernels::matmul(&b.pool, b.isa, x.values(), &weights, &mut slices);
+        let isa = b.isa;
         for (out, part) in slices.iter_mut().zip(&self.parts) {
             if let Some(bias) = &part.bias {
-                kernels::add_bias(b.isa, out, bias);
+                b.pool.rows(out, bias.len(), |_, out| kernels::add_bias(isa, out, bias));
             }
         }
         Ok(outs)
@@ -59,24 +60,26 @@ impl CpuLinear {
     ) -> Result<CpuTensor, BackendError> {
         check("embed: parts of the table", 1, self.parts.len())?;
         let (table, tokens) = (&self.parts[0].weight, &inputs.batch.tokens);
-        Ok(b.filled(tokens.len(), self.n_in, |out| {
-            for (token, row) in tokens.iter().zip(out.chunks_exact_mut(self.n_in.max(1))) {
+        let mut out = b.buffers.tensor(tokens.len(), self.n_in);
+        b.pool.rows(out.values_mut(), self.n_in, |rows, out| {
+            for (token, row) in tokens[rows].iter().zip(out.chunks_exact_mut(self.n_in.max(1))) {
                 match token.0.checked_sub(first_word).filter(|&word| (word as usize) < table.n_rows()) {
                     Some(word) => table.dequantize_row(word as usize, row),
                     None => row.fill(0.0),
                 }
             }
-        }))
+        });
+        Ok(out)
     }
 }
 
 /// A stored weight in the kernels' layout.
-pub(super) fn pack(weight: &WeightView<'_>) -> Result<PackedMatrix, BackendError> {
+pub(super) fn pack(pool: &Pool, weight: &WeightView<'_>) -> Result<PackedMatrix, BackendError> {
     match weight {
-        WeightView::Blocks(view) => Ok(PackedMatrix::pack(view)?),
+        WeightView::Blocks(view) => Ok(PackedMatrix::pack(pool, view)?),
         WeightView::Affine(view) => {
             affine::check(view)?;
-            Ok(PackedMatrix::pack_affine(view))
+            Ok(PackedMatrix::pack_affine(pool, view)?)
         }
     }
 }

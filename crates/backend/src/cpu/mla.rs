@@ -2,7 +2,7 @@
 //! cache, and what they find comes up as values, head by head.
 
 use base::WeightView;
-use kernels::PackedMatrix;
+use kernels::{PackedMatrix, Pool};
 
 use super::{CpuBackend, CpuInputs, CpuRope, CpuTensor, linear::pack};
 use crate::{BackendError, CacheRow, MlaSpec, checks::check};
@@ -16,7 +16,11 @@ pub struct CpuLatentUp {
 }
 
 impl CpuLatentUp {
-    pub(super) fn pack(kv_b: &WeightView<'_>, spec: &MlaSpec) -> Result<CpuLatentUp, BackendError> {
+    pub(super) fn pack(
+        pool: &Pool,
+        kv_b: &WeightView<'_>,
+        spec: &MlaSpec,
+    ) -> Result<CpuLatentUp, BackendError> {
         let MlaSpec { n_heads, nope_dim, v_dim, latent_dim, .. } = *spec;
         check("latent_up: rows", n_heads * (nope_dim + v_dim), kv_b.n_rows())?;
         check("latent_up: columns", latent_dim, kv_b.n_cols())?;
@@ -27,12 +31,12 @@ impl CpuLatentUp {
                 expected: format!("{rows:?}"),
                 found: kv_b.n_rows().to_string(),
             })?;
-            pack(&rows)
+            pack(pool, &rows)
         };
         let heads = || (0..n_heads).map(|head| head * (nope_dim + v_dim));
         Ok(CpuLatentUp {
             keys: heads()
-                .map(|at| Ok(part(at, nope_dim)?.transposed()))
+                .map(|at| Ok(part(at, nope_dim)?.transposed(pool)?))
                 .collect::<Result<_, BackendError>>()?,
             values: heads().map(|at| part(at + nope_dim, v_dim)).collect::<Result<_, BackendError>>()?,
         })

@@ -23,7 +23,7 @@ use cache::{Cache, CpuInputs};
 use linear::CpuLinear;
 use mla::CpuLatentUp;
 use moe::CpuExperts;
-use tensor::{Buffers, CpuTensor};
+use tensor::{Buffers, CpuTensor, rows};
 
 /// Weight of an RMSNorm.
 pub struct CpuNorm {
@@ -55,9 +55,12 @@ impl CpuBackend {
 
     /// `x` normalised over runs of the norm's length: whole rows, or each head of a row.
     fn normed(&self, x: &CpuTensor, norm: &CpuNorm) -> CpuTensor {
-        self.filled(x.n_rows(), x.n_cols(), |out| {
-            kernels::rms_norm(self.isa, x.values(), &norm.weight, norm.eps, out);
-        })
+        let mut out = self.buffers.tensor(x.n_rows(), x.n_cols());
+        let (isa, x, n_cols) = (self.isa, x.values(), x.n_cols());
+        self.pool.rows(out.values_mut(), n_cols, |part, out| {
+            kernels::rms_norm(isa, rows(x, n_cols, part), &norm.weight, norm.eps, out);
+        });
+        out
     }
 
     /// A tensor whose values `fill` writes.
@@ -84,15 +87,15 @@ impl Backend for CpuBackend {
     const QUEUES: bool = false;
 
     fn linear(&mut self, parts: &[Part<'_>]) -> Result<CpuLinear, BackendError> {
-        CpuLinear::new(parts)
+        CpuLinear::new(&self.pool, parts)
     }
 
     fn experts(&mut self, parts: &ExpertParts<'_>) -> Result<CpuExperts, BackendError> {
-        CpuExperts::pack(parts)
+        CpuExperts::pack(&self.pool, parts)
     }
 
     fn latent_up(&mut self, kv_b: &WeightView<'_>, spec: &MlaSpec) -> Result<CpuLatentUp, BackendError> {
-        CpuLatentUp::pack(kv_b, spec)
+        CpuLatentUp::pack(&self.pool, kv_b, spec)
     }
 
     fn norm(&mut self, weight: &[f32], eps: f32) -> Result<CpuNorm, BackendError> {
@@ -130,7 +133,7 @@ impl Backend for CpuBackend {
     }
 
     fn rope_table(&mut self, spec: &RopeSpec, inputs: &CpuInputs) -> Result<CpuRope, BackendError> {
-        Ok(CpuRope::new(spec, inputs))
+        Ok(CpuRope::new(self, spec, inputs))
     }
 
     fn embed(
@@ -197,16 +200,21 @@ impl Backend for CpuBackend {
         experts.apply(self, x, routing)
     }
 
-    fn swiglu(&mut self, gate: CpuTensor, up: CpuTensor) -> Result<CpuTensor, BackendError> {
+    fn swiglu(&mut self, mut gate: CpuTensor, up: CpuTensor) -> Result<CpuTensor, BackendError> {
         check_same("swiglu", &gate, &up)?;
-        Ok(self.filled(gate.n_rows(), gate.n_cols(), |out| {
-            kernels::swiglu(self.isa, gate.values(), up.values(), out);
-        }))
+        let (isa, n_cols, up) = (self.isa, gate.n_cols(), up.values());
+        self.pool.rows(gate.values_mut(), n_cols, |part, gate| {
+            kernels::swiglu(isa, gate, rows(up, n_cols, part));
+        });
+        Ok(gate)
     }
 
     fn add(&mut self, mut a: CpuTensor, b: &CpuTensor) -> Result<CpuTensor, BackendError> {
         check_same("add", &a, b)?;
-        kernels::add_assign(self.isa, a.values_mut(), b.values());
+        let (isa, n_cols, b) = (self.isa, a.n_cols(), b.values());
+        self.pool.rows(a.values_mut(), n_cols, |part, a| {
+            kernels::add_assign(isa, a, rows(b, n_cols, part));
+        });
         Ok(a)
     }
 

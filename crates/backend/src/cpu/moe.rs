@@ -1,6 +1,6 @@
 //! Experts: packing, routing and their sum.
 
-use kernels::Routing;
+use kernels::{Pool, Routing};
 
 use super::{CpuBackend, CpuTensor, linear::pack};
 use crate::{
@@ -15,12 +15,13 @@ pub struct CpuExperts {
 }
 
 impl CpuExperts {
-    pub(super) fn pack(parts: &ExpertParts<'_>) -> Result<CpuExperts, BackendError> {
+    pub(super) fn pack(pool: &Pool, parts: &ExpertParts<'_>) -> Result<CpuExperts, BackendError> {
         check("experts: up-projections", parts.gate.len(), parts.up.len())?;
         check("experts: down-projections", parts.gate.len(), parts.down.len())?;
         let shape = parts.gate.first().map_or((0, 0), |gate| (gate.n_rows(), gate.n_cols()));
         let expert = |((gate, up), down): ((&_, &_), &_)| {
-            let expert = kernels::Expert { gate: pack(gate)?, up: pack(up)?, down: pack(down)? };
+            let expert =
+                kernels::Expert { gate: pack(pool, gate)?, up: pack(pool, up)?, down: pack(pool, down)? };
             for (rows, cols, weight) in [
                 (shape.0, shape.1, &expert.gate),
                 (shape.0, shape.1, &expert.up),

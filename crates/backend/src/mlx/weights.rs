@@ -316,7 +316,7 @@ fn read_row(
 /// A group of 32 with the codes it has.
 fn keep(block: &Block, coding: &Coding, start: usize, codes: &mut Vec<u8>) -> (f32, f32) {
     codes.extend_from_slice(&block.codes[start..start + GROUP_SIZE]);
-    let (scale, min) = (block.scales[start / GROUP_SIZE], block.mins[start / GROUP_SIZE]);
+    let (scale, min) = (block.scale_of(start / GROUP_SIZE), block.min_of(start / GROUP_SIZE));
     (scale, min - scale * coding.offset() as f32)
 }
 
@@ -325,7 +325,7 @@ fn quantise_anew(block: &Block, coding: &Coding, start: usize, codes: &mut Vec<u
     let value = |i: usize| {
         let group = i / coding.group_len;
         let steps = i32::from(block.codes[i]) - coding.offset();
-        block.scales[group] * steps as f32 + block.mins[group]
+        block.scale_of(group) * steps as f32 + block.min_of(group)
     };
     let values: [f32; GROUP_SIZE] = std::array::from_fn(|i| value(start + i));
     let (low, high) =
@@ -397,12 +397,12 @@ mod tests {
         for (i, code) in block.codes.iter_mut().enumerate() {
             *code = (i * 7 % 64) as u8;
         }
-        (block.scales[0], block.scales[1]) = (0.1, 0.02);
+        (block.scale, block.scale_codes[0], block.scale_codes[1]) = (0.02, 5, 1);
         let coding = Coding::of(DType::Q6_K).unwrap();
         let mut codes = Vec::new();
         let (scale, bias) = quantise_anew(&block, &coding, 0, &mut codes);
         for (i, &code) in codes.iter().enumerate() {
-            let exact = coding.value(block.codes[i], block.scales[i / 16], 0.0);
+            let exact = coding.value(block.codes[i], block.scale_of(i / 16), 0.0);
             assert!((scale * f32::from(code) + bias - exact).abs() <= scale * 0.501);
         }
     }

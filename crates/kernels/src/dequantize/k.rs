@@ -7,10 +7,9 @@ use super::{Block, half_at};
 /// Half h of the block: value 128 h + 32 j + l is bits 2 j.. of byte 32 h + l.
 pub(super) fn q2(bytes: &[u8], block: &mut Block) {
     let (scales, codes) = (&bytes[..16], &bytes[16..80]);
-    let (d, d_min) = (half_at(bytes, 80), half_at(bytes, 82));
+    (block.scale, block.min) = (half_at(bytes, 80), -half_at(bytes, 82));
     for (g, s) in scales.iter().enumerate() {
-        block.scales[g] = d * f32::from(s & 15);
-        block.mins[g] = -(d_min * f32::from(s >> 4));
+        (block.scale_codes[g], block.min_codes[g]) = ((s & 15) as i8, (s >> 4) as i8);
     }
     two_bits(codes, block);
 }
@@ -20,11 +19,11 @@ pub(super) fn q2(bytes: &[u8], block: &mut Block) {
 /// 8 + g % 4 at bit 2 (g / 4).
 pub(super) fn q3(bytes: &[u8], block: &mut Block) {
     let (third, codes, scales) = (&bytes[..32], &bytes[32..96], &bytes[96..108]);
-    let d = half_at(bytes, 108);
+    block.scale = half_at(bytes, 108);
     for g in 0..16 {
         let low = scales[g % 8] >> (4 * (g / 8)) & 15;
         let high = scales[8 + g % 4] >> (2 * (g / 4)) & 3;
-        block.scales[g] = d * f32::from((low | high << 4) as i8 - 32);
+        block.scale_codes[g] = (low | high << 4) as i8 - 32;
     }
     two_bits(codes, block);
     for (i, code) in block.codes.iter_mut().enumerate() {
@@ -52,9 +51,9 @@ pub(super) fn q5(bytes: &[u8], block: &mut Block) {
 /// 128 h + 32 j + l is nibble j / 2 of low byte 64 h + 32 (j % 2) + l and bits 2 j.. of high byte 32 h + l.
 pub(super) fn q6(bytes: &[u8], block: &mut Block) {
     let (low, high, scales) = (&bytes[..128], &bytes[128..192], &bytes[192..208]);
-    let d = half_at(bytes, 208);
-    for (g, s) in scales.iter().enumerate() {
-        block.scales[g] = d * f32::from(*s as i8);
+    block.scale = half_at(bytes, 208);
+    for (code, s) in block.scale_codes.iter_mut().zip(scales) {
+        *code = *s as i8;
     }
     for (p, run) in block.codes.as_chunks_mut::<32>().0.iter_mut().enumerate() {
         let (h, j) = (p / 4, p % 4);
@@ -86,7 +85,7 @@ fn four_bits(bytes: &[u8], block: &mut Block) {
 /// Eight scales and eight minimums of six bits in 12 bytes after d and d_min. The first four of each lie whole in
 /// the low bits of bytes 0..8; the others have four bits in bytes 8..12 and two in the top of bytes 0..8.
 fn scales_and_mins(bytes: &[u8], block: &mut Block) {
-    let (d, d_min) = (half_at(bytes, 0), half_at(bytes, 2));
+    (block.scale, block.min) = (half_at(bytes, 0), -half_at(bytes, 2));
     let s = &bytes[4..16];
     for g in 0..8 {
         let (scale, min) = if g < 4 {
@@ -94,7 +93,6 @@ fn scales_and_mins(bytes: &[u8], block: &mut Block) {
         } else {
             (s[g + 4] & 15 | s[g - 4] >> 6 << 4, s[g + 4] >> 4 | s[g] >> 6 << 4)
         };
-        block.scales[g] = d * f32::from(scale);
-        block.mins[g] = -(d_min * f32::from(min));
+        (block.scale_codes[g], block.min_codes[g]) = (scale as i8, min as i8);
     }
 }

@@ -7,21 +7,37 @@ mod simple;
 use base::DType;
 use half::{bf16, f16};
 
-/// One block, read: value i = scales[i / group_len] · (codes[i] - offset) + mins[i / group_len], with the
-/// `group_len` and `offset` of its `Coding`.
+/// One block, read: value i of group g = scale_of(g) · (codes[i] - offset) + min_of(g), with the `group_len` and
+/// `offset` of its `Coding`.
+#[derive(Clone, Copy)]
 pub struct Block {
     /// The format's `block_len` codes.
     pub codes: [u8; 256],
-    /// One for each group.
-    pub scales: [f32; 16],
-    /// One for each group; zeros for formats without.
-    pub mins: [f32; 16],
+    /// Scale of the block.
+    pub scale: f32,
+    /// Scale of its minimums; 0 for formats without.
+    pub min: f32,
+    /// Multiples of `scale`, one for each group; 1 for formats whose blocks are one group.
+    pub scale_codes: [i8; 16],
+    /// Multiples of `min`, one for each group.
+    pub min_codes: [i8; 16],
+}
+
+/// How the scales of a format's groups are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScaleForm {
+    /// A half float for each group.
+    F16,
+    /// A float for each group: affine weights whose scales no half float holds.
+    F32,
+    /// A small integer for each group, times a half float for each block of 256.
+    Nested,
 }
 
 /// What all blocks of a format have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Coding {
-    /// Bits that hold every code: 4 or 8.
+    /// Bits of a code: 4, 5, 6 or 8.
     pub bits: usize,
     /// Values that share a scale.
     pub group_len: usize,
@@ -29,17 +45,26 @@ pub struct Coding {
     pub offset_shift: Option<u32>,
     /// Whether groups have minimums.
     pub has_min: bool,
-    /// Whether the file's own scales are f16, one per group: packed as they are. The K formats have a product of
-    /// two numbers per group instead, packed as f32; that costs 32 bits per group (64 with a minimum), so Q4_K
-    /// takes 6 bits a weight instead of 4.5 and Q6_K 10 instead of 6.6.
-    pub f16_scales: bool,
+    /// How scales and minimums are kept.
+    pub scales: ScaleForm,
     /// Whether codes reach 128.
     pub wide: bool,
 }
 
 impl Block {
     /// A block to read into.
-    pub const ZERO: Block = Block { codes: [0; 256], scales: [0.0; 16], mins: [0.0; 16] };
+    pub const ZERO: Block =
+        Block { codes: [0; 256], scale: 0.0, min: 0.0, scale_codes: [1; 16], min_codes: [1; 16] };
+
+    /// Scale of a group.
+    pub fn scale_of(&self, group: usize) -> f32 {
+        self.scale * f32::from(self.scale_codes[group])
+    }
+
+    /// Minimum of a group.
+    pub fn min_of(&self, group: usize) -> f32 {
+        self.min * f32::from(self.min_codes[group])
+    }
 
     /// Reads a block of a block format; `bytes` holds exactly one.
     ///
@@ -65,21 +90,22 @@ impl Block {
 impl Coding {
     /// The coding of a block format; `None` for plain floats.
     pub const fn of(dtype: DType) -> Option<Coding> {
-        let (bits, group_len, offset_shift, has_min, f16_scales) = match dtype {
+        use ScaleForm::{F16, Nested};
+        let (bits, group_len, offset_shift, has_min, scales) = match dtype {
             DType::F32 | DType::F16 | DType::BF16 => return None,
-            DType::Q4_0 => (4, 32, Some(3), false, true),
-            DType::Q4_1 => (4, 32, None, true, true),
-            DType::Q5_0 => (8, 32, Some(4), false, true),
-            DType::Q5_1 => (8, 32, None, true, true),
-            DType::Q8_0 => (8, 32, Some(7), false, true),
-            DType::Q2_K => (4, 16, None, true, false),
-            DType::Q3_K => (4, 16, Some(2), false, false),
-            DType::Q4_K => (4, 32, None, true, false),
-            DType::Q5_K => (8, 32, None, true, false),
-            DType::Q6_K => (8, 16, Some(5), false, false),
+            DType::Q4_0 => (4, 32, Some(3), false, F16),
+            DType::Q4_1 => (4, 32, None, true, F16),
+            DType::Q5_0 => (5, 32, Some(4), false, F16),
+            DType::Q5_1 => (5, 32, None, true, F16),
+            DType::Q8_0 => (8, 32, Some(7), false, F16),
+            DType::Q2_K => (4, 16, None, true, Nested),
+            DType::Q3_K => (4, 16, Some(2), false, Nested),
+            DType::Q4_K => (4, 32, None, true, Nested),
+            DType::Q5_K => (5, 32, None, true, Nested),
+            DType::Q6_K => (6, 16, Some(5), false, Nested),
         };
         let wide = matches!(dtype, DType::Q8_0);
-        Some(Coding { bits, group_len, offset_shift, has_min, f16_scales, wide })
+        Some(Coding { bits, group_len, offset_shift, has_min, scales, wide })
     }
 
     /// The coding of affine weights, whose groups are cut into runs of 32. Without biases zero is the middle code,
@@ -87,8 +113,8 @@ impl Coding {
     pub(crate) const fn affine(bits: u32, has_biases: bool, f16_scales: bool) -> Coding {
         let has_min = has_biases || !f16_scales || bits == 6;
         let offset_shift = if has_min { None } else { Some(bits - 1) };
-        let wide = bits == 8;
-        Coding { bits: if bits == 4 { 4 } else { 8 }, group_len: 32, offset_shift, has_min, f16_scales, wide }
+        let scales = if f16_scales { ScaleForm::F16 } else { ScaleForm::F32 };
+        Coding { bits: bits as usize, group_len: 32, offset_shift, has_min, scales, wide: bits == 8 }
     }
 
     /// The code that stands for zero where there is no minimum.
@@ -121,7 +147,7 @@ pub fn dequantize(dtype: DType, blocks: &[u8], out: &mut [f32]) {
         block.read(dtype, bytes);
         for (i, out) in out.iter_mut().enumerate() {
             let group = i / coding.group_len;
-            *out = coding.value(block.codes[i], block.scales[group], block.mins[group]);
+            *out = coding.value(block.codes[i], block.scale_of(group), block.min_of(group));
         }
     }
 }

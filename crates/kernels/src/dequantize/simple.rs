@@ -5,35 +5,35 @@ use super::{Block, half_at};
 
 /// scale f16, 16 bytes of codes.
 pub(super) fn q4_0(bytes: &[u8], block: &mut Block) {
-    block.scales[0] = half_at(bytes, 0);
+    block.scale = half_at(bytes, 0);
     nibbles(&bytes[2..18], block);
 }
 
 /// scale f16, minimum f16, 16 bytes of codes.
 pub(super) fn q4_1(bytes: &[u8], block: &mut Block) {
-    block.scales[0] = half_at(bytes, 0);
-    block.mins[0] = half_at(bytes, 2);
+    block.scale = half_at(bytes, 0);
+    block.min = half_at(bytes, 2);
     nibbles(&bytes[4..20], block);
 }
 
 /// scale f16, fifth bits u32, 16 bytes of codes.
 pub(super) fn q5_0(bytes: &[u8], block: &mut Block) {
-    block.scales[0] = half_at(bytes, 0);
+    block.scale = half_at(bytes, 0);
     nibbles(&bytes[6..22], block);
     fifth_bits(&bytes[2..6], block);
 }
 
 /// scale f16, minimum f16, fifth bits u32, 16 bytes of codes.
 pub(super) fn q5_1(bytes: &[u8], block: &mut Block) {
-    block.scales[0] = half_at(bytes, 0);
-    block.mins[0] = half_at(bytes, 2);
+    block.scale = half_at(bytes, 0);
+    block.min = half_at(bytes, 2);
     nibbles(&bytes[8..24], block);
     fifth_bits(&bytes[4..8], block);
 }
 
 /// scale f16, 32 signed bytes; the codes are these + 128.
 pub(super) fn q8_0(bytes: &[u8], block: &mut Block) {
-    block.scales[0] = half_at(bytes, 0);
+    block.scale = half_at(bytes, 0);
     for (code, b) in block.codes.iter_mut().zip(&bytes[2..34]) {
         *code = b ^ 128;
     }

@@ -50,6 +50,14 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn load_i8(p: *const i8) -> Self::F {
+        unsafe {
+            let bytes = _mm_loadu_si128(p.cast());
+            let (low, high) = (_mm256_cvtepi8_epi32(bytes), _mm256_cvtepi8_epi32(_mm_srli_si128::<8>(bytes)));
+            [_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high)]
+        }
+    }
+    #[inline(always)]
     unsafe fn store(p: *mut f32, a: Self::F) {
         unsafe {
             _mm256_storeu_ps(p, a[0]);
@@ -73,6 +81,10 @@ impl Lanes for Avx2 {
         unsafe { [_mm256_cvtepi32_ps(a[0]), _mm256_cvtepi32_ps(a[1])] }
     }
     #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
     unsafe fn codes(p: *const u8) -> Self::C {
         unsafe { [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())] }
     }
@@ -86,6 +98,15 @@ impl Lanes for Avx2 {
     #[inline(always)]
     unsafe fn high(c: Self::C) -> Self::C {
         unsafe { Self::low([_mm256_srli_epi16::<4>(c[0]), _mm256_srli_epi16::<4>(c[1])]) }
+    }
+    #[inline(always)]
+    unsafe fn merge(low: Self::C, plane: Self::C, left: i32, mask: u8) -> Self::C {
+        unsafe {
+            let (count, mask) = (_mm_cvtsi32_si128(left.abs()), _mm256_set1_epi8(mask as i8));
+            let shift = |x| if left >= 0 { _mm256_sll_epi16(x, count) } else { _mm256_srl_epi16(x, count) };
+            let bits = plane.map(|x| _mm256_and_si256(shift(x), mask));
+            [_mm256_or_si256(low[0], bits[0]), _mm256_or_si256(low[1], bits[1])]
+        }
     }
     #[inline(always)]
     unsafe fn dot<const WIDE: bool>(acc: Self::I, c: Self::C, x: *const i8) -> Self::I {

@@ -44,6 +44,10 @@ impl Lanes for Avx512 {
         }
     }
     #[inline(always)]
+    unsafe fn load_i8(p: *const i8) -> __m512 {
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) }
+    }
+    #[inline(always)]
     unsafe fn store(p: *mut f32, a: __m512) {
         unsafe { _mm512_storeu_ps(p, a) }
     }
@@ -64,6 +68,10 @@ impl Lanes for Avx512 {
         unsafe { _mm512_cvtepi32_ps(a) }
     }
     #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
     unsafe fn codes(p: *const u8) -> __m512i {
         unsafe { _mm512_loadu_si512(p.cast()) }
     }
@@ -74,6 +82,16 @@ impl Lanes for Avx512 {
     #[inline(always)]
     unsafe fn high(c: __m512i) -> __m512i {
         unsafe { _mm512_and_si512(_mm512_srli_epi16::<4>(c), _mm512_set1_epi8(15)) }
+    }
+    #[inline(always)]
+    unsafe fn merge(low: __m512i, plane: __m512i, left: i32, mask: u8) -> __m512i {
+        unsafe {
+            // The shift is a constant once the caller's loop is unrolled.
+            let count = _mm512_set1_epi16(left.unsigned_abs() as i16);
+            let bits =
+                if left >= 0 { _mm512_sllv_epi16(plane, count) } else { _mm512_srlv_epi16(plane, count) };
+            _mm512_or_si512(low, _mm512_and_si512(bits, _mm512_set1_epi8(mask as i8)))
+        }
     }
     #[inline(always)]
     unsafe fn dot<const WIDE: bool>(acc: __m512i, c: __m512i, x: *const i8) -> __m512i {

@@ -38,6 +38,7 @@ pub(crate) trait Lanes: Copy {
     unsafe fn load(p: *const f32) -> Self::F;
     unsafe fn load_f16(p: *const u16) -> Self::F;
     unsafe fn load_bf16(p: *const u16) -> Self::F;
+    unsafe fn load_i8(p: *const i8) -> Self::F;
     unsafe fn store(p: *mut f32, a: Self::F);
     unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
     /// a * b + c, rounded once.
@@ -47,12 +48,17 @@ pub(crate) trait Lanes: Copy {
     unsafe fn splat_shifted<const SHIFT: u32>(x: i32) -> Self::I;
     unsafe fn to_f32(a: Self::I) -> Self::F;
 
+    /// Asks for the cache line of an address, which need not be valid.
+    unsafe fn prefetch(p: *const u8);
     /// 64 bytes.
     unsafe fn codes(p: *const u8) -> Self::C;
     /// The low four bits of every byte.
     unsafe fn low(c: Self::C) -> Self::C;
     /// The high four bits of every byte.
     unsafe fn high(c: Self::C) -> Self::C;
+    /// low with bits from a plane: those of `mask`, once every byte of the plane has been shifted to the left by
+    /// `left` or, if that is negative, to the right. Bits of `mask` must come from their own byte.
+    unsafe fn merge(low: Self::C, plane: Self::C, left: i32, mask: u8) -> Self::C;
     /// acc + the dot product of each lane's four codes with the four signed bytes at `x`, exactly. Codes are below
     /// 128 unless `WIDE`; the bytes of x are never -128.
     unsafe fn dot<const WIDE: bool>(acc: Self::I, c: Self::C, x: *const i8) -> Self::I;

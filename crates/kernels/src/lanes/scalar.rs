@@ -40,6 +40,10 @@ impl Lanes for Scalar {
         bits.map(|b| bf16::from_bits(b).to_f32())
     }
     #[inline(always)]
+    unsafe fn load_i8(p: *const i8) -> Self::F {
+        unsafe { p.cast::<[i8; N_LANES]>().read_unaligned() }.map(f32::from)
+    }
+    #[inline(always)]
     unsafe fn store(p: *mut f32, a: Self::F) {
         unsafe { p.cast::<Self::F>().write_unaligned(a) }
     }
@@ -60,6 +64,8 @@ impl Lanes for Scalar {
         a.map(|x| x as f32)
     }
     #[inline(always)]
+    unsafe fn prefetch(_: *const u8) {}
+    #[inline(always)]
     unsafe fn codes(p: *const u8) -> Self::C {
         unsafe { p.cast::<Self::C>().read_unaligned() }
     }
@@ -70,6 +76,11 @@ impl Lanes for Scalar {
     #[inline(always)]
     unsafe fn high(c: Self::C) -> Self::C {
         c.map(|b| b >> 4)
+    }
+    #[inline(always)]
+    unsafe fn merge(low: Self::C, plane: Self::C, left: i32, mask: u8) -> Self::C {
+        let shift = |b: u8| if left >= 0 { b << left } else { b >> -left };
+        from_fn(|i| low[i] | shift(plane[i]) & mask)
     }
     #[inline(always)]
     unsafe fn dot<const WIDE: bool>(acc: Self::I, c: Self::C, x: *const i8) -> Self::I {

@@ -8,8 +8,12 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use crate::pack::{Format, PackedMatrix};
+use crate::pool::Shared;
 use crate::quantize::{GROUP_LEN, Group, quantize};
 use crate::{Isa, Pool};
+
+/// Weights of one call.
+const MAX_WEIGHTS: usize = 8;
 
 /// outs[i] [n_rows, ws[i].n_rows()] = x [n_rows, n_in] · ws[i]ᵀ, with n_in = ws[i].n_cols() for every i.
 /// For quantised weights, x is rounded to 8 bits per value with a scale for every 32.
@@ -33,11 +37,14 @@ pub fn matmul(pool: &Pool, isa: Isa, x: &[f32], ws: &[&PackedMatrix], outs: &mut
     if quantised {
         quantize_rows(pool, isa, x, n_rows, groups);
     }
-    let outs: Vec<Shared<f32>> = outs.iter_mut().map(|out| Shared::new(out)).collect();
+    let mut places = [Shared(std::ptr::null_mut()); MAX_WEIGHTS];
+    for (place, out) in places.iter_mut().zip(outs) {
+        *place = Shared::new(out);
+    }
     let groups = &*groups;
     pool.run(|part, n_parts| {
         for (i, tiles) in share(ws, part, n_parts) {
-            let call = Call { isa, w: ws[i], x, groups, n_rows, out: outs[i].0 };
+            let call = Call { isa, w: ws[i], x, groups, n_rows, out: places[i].0 };
             // SAFETY: shapes were checked above, and no other part has these tiles.
             unsafe { call.run(tiles) };
         }
@@ -82,24 +89,10 @@ impl Call<'_> {
     }
 }
 
-/// A slice that several threads write, each its own elements.
-#[derive(Clone, Copy)]
-struct Shared<T>(*mut T);
-
-// SAFETY: whoever dereferences it proves that the elements are its own.
-unsafe impl<T: Send> Send for Shared<T> {}
-// SAFETY: as above.
-unsafe impl<T: Send> Sync for Shared<T> {}
-
-impl<T> Shared<T> {
-    fn new(slice: &mut [T]) -> Shared<T> {
-        Shared(slice.as_mut_ptr())
-    }
-}
-
 fn check_shapes(x: &[f32], n_rows: usize, n_in: usize, ws: &[&PackedMatrix], outs: &[&mut [f32]]) {
     assert_eq!(x.len(), n_rows * n_in, "values of x in rows of {n_in}");
     assert_eq!(ws.len(), outs.len(), "one output per weight");
+    assert!(ws.len() <= MAX_WEIGHTS, "{} weights: expected at most {MAX_WEIGHTS}", ws.len());
     for (w, out) in ws.iter().zip(outs) {
         assert_eq!(w.n_cols(), n_in, "inputs of a weight");
         // A weight without inputs gives zeros, for any number of rows.
@@ -115,10 +108,9 @@ fn quantize_rows(pool: &Pool, isa: Isa, x: &[f32], n_rows: usize, groups: &mut [
     let n_groups = groups.len() / n_rows;
     let shared = Shared::new(groups);
     pool.run(|part, n_parts| {
-        let shared = &shared;
         let (start, end) = (n_rows * part / n_parts * n_groups, n_rows * (part + 1) / n_parts * n_groups);
         // SAFETY: ranges of different parts do not overlap and lie inside the slice.
-        let groups = unsafe { std::slice::from_raw_parts_mut(shared.0.add(start), end - start) };
+        let groups = unsafe { shared.slice(start, end - start) };
         quantize(isa, &x[start * GROUP_LEN..end * GROUP_LEN], groups);
     });
 }

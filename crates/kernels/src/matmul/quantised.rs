@@ -9,13 +9,19 @@ use std::ops::Range;
 use base::DType;
 
 use super::Call;
-use crate::dequantize::Coding;
+use crate::dequantize::{Coding, ScaleForm};
 use crate::lanes::{Kernel, Lanes, N_LANES};
-use crate::pack::group_scale_bytes;
+use crate::pack::{block_scale_bytes, group_bytes, groups_per_block, scale_bytes};
 use crate::quantize::{GROUP_LEN, Group};
 
 /// Rows of x whose groups stay in the level-2 cache while a part goes through its tiles, in groups.
 const CACHED_GROUPS: usize = 8192;
+
+/// A product of few rows waits for its codes: the hardware looks ahead as far as the instructions in flight reach, which
+/// is not far enough where much computation lies between two lines. So it asks for the codes that lie so far ahead.
+const PREFETCH_BYTES: usize = 4096;
+/// Rows up to which it does; with more, computing takes longer than reading.
+const PREFETCH_ROWS: usize = 4;
 
 /// A format as the kernel sees it.
 trait Format {
@@ -57,6 +63,10 @@ formats! {
     Q5_K = of(DType::Q5_K),
     Q6_K = of(DType::Q6_K),
     // The other affine codings are among those above.
+    Affine4 = Coding::affine(4, true, false),
+    Affine5 = Coding::affine(5, true, false),
+    Affine6 = Coding::affine(6, true, false),
+    Affine6HalfScales = Coding::affine(6, true, true),
     Affine8 = Coding::affine(8, true, false),
     Affine8HalfScales = Coding::affine(8, true, true),
 }
@@ -128,21 +138,38 @@ impl<F: Format, const T: usize, const R: usize> Kernel for Block<'_, F, T, R> {
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
         let (w, n_groups) = (self.call.w, self.call.w.n_cols() / GROUP_LEN);
+        let parts = GROUP_LEN / F::CODING.group_len;
         let (tile_bytes, tile_scale_bytes) = (w.tile_bytes(), w.tile_scale_bytes());
-        let group_bytes = N_LANES * GROUP_LEN * F::CODING.bits / 8;
-        let scale_bytes = group_scale_bytes(F::CODING) * (GROUP_LEN / F::CODING.group_len);
         // SAFETY: every offset is inside its slice: tiles, groups and rows are in range, by `Call::run`.
         unsafe {
-            let mut codes = w.values().as_ptr().add(self.tile * tile_bytes);
-            let mut scales = w.scales().as_ptr().add(self.tile * tile_scale_bytes);
-            let mut x = self.call.groups.as_ptr().add(self.row * n_groups);
+            let outer = w.scales().as_ptr().add(self.tile * tile_scale_bytes);
+            let mut place = Place {
+                codes: w.values().as_ptr().add(self.tile * tile_bytes),
+                tile_bytes,
+                scales: outer.add(tile_scale_bytes - n_groups * parts * scale_bytes(F::CODING)),
+                tile_scale_bytes,
+                x: self.call.groups.as_ptr().add(self.row * n_groups),
+                row_groups: n_groups,
+            };
+            let mut blocks = [[L::splat(0.0); 2]; T];
             let mut acc = [[L::splat(0.0); R]; T];
-            for _ in 0..n_groups {
-                let place = Place { codes, tile_bytes, scales, tile_scale_bytes, x, row_groups: n_groups };
-                place.add_group::<L, F, T, R>(&mut acc);
-                codes = codes.add(group_bytes);
-                scales = scales.add(scale_bytes);
-                x = x.add(1);
+            for g in 0..n_groups {
+                let group = w.first_group() + g * parts;
+                if is_nested::<F>() && (g == 0 || group.is_multiple_of(groups_per_block(F::CODING))) {
+                    let block = outer.add(group / groups_per_block(F::CODING) * block_scale_bytes(F::CODING));
+                    for (t, scales) in blocks.iter_mut().enumerate() {
+                        *scales = load_block_scales::<L, F>(block.add(t * tile_scale_bytes));
+                    }
+                }
+                if R <= PREFETCH_ROWS {
+                    for line in (0..group_bytes(F::CODING)).step_by(64) {
+                        L::prefetch(place.codes.wrapping_add(PREFETCH_BYTES + line));
+                    }
+                }
+                place.add_group::<L, F, T, R>(&blocks, &mut acc);
+                place.codes = place.codes.add(group_bytes(F::CODING));
+                place.scales = place.scales.add(parts * scale_bytes(F::CODING));
+                place.x = place.x.add(1);
             }
             for (t, acc) in acc.iter().enumerate() {
                 for (r, acc) in acc.iter().enumerate() {
@@ -165,10 +192,12 @@ struct Place {
 }
 
 impl Place {
-    /// acc += the group's part of the outputs, weight group after weight group.
+    /// acc += the group's part of the outputs, weight group after weight group; `blocks` has the scale and minimum
+    /// of each tile's block.
     #[inline(always)]
     unsafe fn add_group<L: Lanes, F: Format, const T: usize, const R: usize>(
         &self,
+        blocks: &[[L::F; 2]; T],
         acc: &mut [[L::F; R]; T],
     ) {
         let n_parts = GROUP_LEN / F::CODING.group_len;
@@ -179,15 +208,14 @@ impl Place {
             unsafe {
                 let dots = self.dots::<L, F, T, R>(part, sum);
                 for (t, (acc, dots)) in acc.iter_mut().zip(dots).enumerate() {
-                    let scales =
-                        self.scales.add(t * self.tile_scale_bytes + part * group_scale_bytes(F::CODING));
-                    let scale = load_scale::<L, F>(scales, 0);
+                    let scales = self.scales.add(t * self.tile_scale_bytes + part * scale_bytes(F::CODING));
+                    let scale = load_scale::<L, F>(scales, blocks[t], 0);
                     for (r, (acc, dot)) in acc.iter_mut().zip(dots).enumerate() {
                         let x = &*self.x.add(r * self.row_groups);
                         *acc = L::fma(L::to_f32(dot), L::mul(scale, L::splat(x.scale)), *acc);
                         if F::CODING.has_min {
-                            *acc =
-                                L::fma(load_scale::<L, F>(scales, 1), L::splat(x.weighted_sums[sum]), *acc);
+                            let min = load_scale::<L, F>(scales, blocks[t], 1);
+                            *acc = L::fma(min, L::splat(x.weighted_sums[sum]), *acc);
                         }
                     }
                 }
@@ -202,9 +230,7 @@ impl Place {
         part: usize,
         sum: usize,
     ) -> [[L::I; R]; T] {
-        let nibbles = F::CODING.bits == 4;
-        let inputs_per_vector = if nibbles { 8 } else { 4 };
-        let n_vectors = F::CODING.group_len / inputs_per_vector;
+        let n_quads = F::CODING.group_len / 4;
         // SAFETY: the caller's pointers cover the group.
         unsafe {
             let mut dots = [[zero::<L>(); R]; T];
@@ -214,23 +240,12 @@ impl Place {
                     dots[r] = start;
                 }
             }
-            for v in 0..n_vectors {
-                let at = (part * n_vectors + v) * 64;
-                let mut codes = [L::codes(self.codes.add(at)); T];
+            for quad in part * n_quads..(part + 1) * n_quads {
+                let mut codes = [quad_codes::<L, F>(self.codes, quad); T];
                 for (t, codes) in codes.iter_mut().enumerate() {
-                    *codes = L::codes(self.codes.add(t * self.tile_bytes + at));
+                    *codes = quad_codes::<L, F>(self.codes.add(t * self.tile_bytes), quad);
                 }
-                let input = part * F::CODING.group_len + v * inputs_per_vector;
-                if nibbles {
-                    let (mut low, mut high) = (codes, codes);
-                    for t in 0..T {
-                        (low[t], high[t]) = (L::low(codes[t]), L::high(codes[t]));
-                    }
-                    self.dot_all::<L, F, T, R>(&mut dots, &low, input);
-                    self.dot_all::<L, F, T, R>(&mut dots, &high, input + 4);
-                } else {
-                    self.dot_all::<L, F, T, R>(&mut dots, &codes, input);
-                }
+                self.dot_all::<L, F, T, R>(&mut dots, &codes, 4 * quad);
             }
             dots
         }
@@ -283,15 +298,48 @@ unsafe fn start<L: Lanes, F: Format>(neg_sum: i32) -> L::I {
     }
 }
 
+/// The codes of inputs 4 quad .. 4 quad + 4 of a tile's group of 32.
+#[inline(always)]
+unsafe fn quad_codes<L: Lanes, F: Format>(group: *const u8, quad: usize) -> L::C {
+    // SAFETY: called inside `Lanes::call`, with codes of a whole group.
+    unsafe {
+        let vector = |i: usize| L::codes(group.add(i * 64));
+        if F::CODING.bits == 8 {
+            return vector(quad);
+        }
+        let pair = vector(quad / 2);
+        let low = if quad.is_multiple_of(2) { L::low(pair) } else { L::high(pair) };
+        match F::CODING.bits {
+            4 => low,
+            5 => L::merge(low, vector(4), 4 - quad as i32, 16),
+            _ => L::merge(low, vector(4 + quad / 4), 4 - 2 * (quad % 4) as i32, 48),
+        }
+    }
+}
+
+const fn is_nested<F: Format>() -> bool {
+    matches!(F::CODING.scales, ScaleForm::Nested)
+}
+
+/// Scale and minimum of a block, 16 rows of each.
+#[inline(always)]
+unsafe fn load_block_scales<L: Lanes, F: Format>(scales: *const u8) -> [L::F; 2] {
+    // SAFETY: called inside `Lanes::call`, with scales of a whole block.
+    unsafe {
+        let scale = L::load_f16(scales.cast());
+        [scale, if F::CODING.has_min { L::load_f16(scales.cast::<u16>().add(N_LANES)) } else { scale }]
+    }
+}
+
 /// Scales (0) or minimums (1) of a tile's group.
 #[inline(always)]
-unsafe fn load_scale<L: Lanes, F: Format>(scales: *const u8, which: usize) -> L::F {
+unsafe fn load_scale<L: Lanes, F: Format>(scales: *const u8, block: [L::F; 2], which: usize) -> L::F {
     // SAFETY: called inside `Lanes::call`, with scales of a whole group.
     unsafe {
-        if F::CODING.f16_scales {
-            L::load_f16(scales.cast::<u16>().add(which * N_LANES))
-        } else {
-            L::load(scales.cast::<f32>().add(which * N_LANES))
+        match F::CODING.scales {
+            ScaleForm::F16 => L::load_f16(scales.cast::<u16>().add(which * N_LANES)),
+            ScaleForm::F32 => L::load(scales.cast::<f32>().add(which * N_LANES)),
+            ScaleForm::Nested => L::mul(block[which], L::load_i8(scales.cast::<i8>().add(which * N_LANES))),
         }
     }
 }
