@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use base::{Output, SamplingParams, TokenId};
 use engine::Client;
-use node::OpenModel;
+use node::ModelText;
 use serde_json::{Value, json};
 
 use crate::{args::RunArgs, start};
@@ -16,14 +16,14 @@ use crate::{args::RunArgs, start};
 /// Runs `onefold run`.
 pub(crate) fn run(args: &RunArgs) -> Result<()> {
     let model = start::open_model(&args.model)?;
-    let replica = start::replica(&model, &args.placement, None, start::MAX_LOCAL_REQUESTS)?;
+    let (replica, text) = start::replica_and_text(&model, &args.placement, None, start::MAX_LOCAL_REQUESTS)?;
     let sampling = SamplingParams {
         temperature: args.temperature,
         seed: args.seed.unwrap_or_else(node::random_seed),
         ..SamplingParams::default()
     };
     let mut chat = Chat {
-        model: &model,
+        text: &text,
         client: replica.client(),
         sampling,
         max_tokens: args.max_tokens,
@@ -46,7 +46,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
 
 /// A conversation with a model.
 pub(crate) struct Chat<'a> {
-    pub(crate) model: &'a OpenModel,
+    pub(crate) text: &'a ModelText,
     pub(crate) client: &'a Client,
     pub(crate) sampling: SamplingParams,
     pub(crate) max_tokens: u32,
@@ -101,8 +101,8 @@ impl Chat<'_> {
 
     /// The conversation as the model reads it; the bare question where the model has no chat template.
     fn prompt(&self, question: &str) -> Result<Vec<TokenId>> {
-        let tokenizer = &self.model.tokenizer;
-        let Some(template) = &self.model.template else {
+        let tokenizer = &self.text.tokenizer;
+        let Some(template) = &self.text.template else {
             return Ok(tokenizer.encode(question, true, false)?);
         };
         let text = template.render(&tokenizer.disarm(&Value::from(self.messages.clone())), None, true)?;
@@ -118,9 +118,9 @@ impl Chat<'_> {
                 "the conversation has {n_prompt} tokens, the context {context_len}\nhint: --context makes it longer"
             );
         }
-        let stop = self.model.tokenizer.eos_tokens().to_vec();
+        let stop = self.text.tokenizer.eos_tokens().to_vec();
         let mut stream = self.client.submit(prompt, left, stop, self.sampling.clone())?;
-        let mut detokenizer = self.model.tokenizer.detokenizer();
+        let mut detokenizer = self.text.tokenizer.detokenizer();
         let (mut text, mut n_tokens, mut first) = (String::new(), 0, Duration::ZERO);
         let mut out = io::stdout().lock();
         let mut emit = |piece: String| -> io::Result<()> {

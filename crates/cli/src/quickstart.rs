@@ -37,19 +37,19 @@ pub(crate) fn run(args: &QuickstartArgs) -> Result<()> {
         },
     };
     eprintln!("\n{} shared by two rank processes, tensor parallel over TCP:", model.id);
-    let replica = start::replica(&model, &placement, None, start::MAX_LOCAL_REQUESTS)?;
+    let (replica, text) = start::replica_and_text(&model, &placement, None, start::MAX_LOCAL_REQUESTS)?;
 
     println!("\n> {QUESTION}\n");
     let sampling = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
     let client = replica.client();
     let context_len = replica.plan().context_len();
     let mut chat =
-        Chat { model: &model, client, sampling, max_tokens: MAX_TOKENS, context_len, messages: vec![] };
+        Chat { text: &text, client, sampling, max_tokens: MAX_TOKENS, context_len, messages: vec![] };
     let answer = chat.ask(QUESTION)?;
     println!("\n{}", answer.summary());
 
     if let Some(listener) = listener {
-        return serve::open_api(model, replica, listener);
+        return serve::open_api(model, text, replica, listener);
     }
     replica.stop();
     println!("\nNext:");

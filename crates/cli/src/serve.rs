@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, TcpListener};
 
 use anyhow::Result;
-use node::{OpenModel, RankOptions, Replica, SecretLine};
+use node::{ModelText, OpenModel, RankOptions, Replica, SecretLine};
 
 use crate::{
     args::{RankArgs, ServeArgs},
@@ -14,14 +14,20 @@ use crate::{
 pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     let listener = node::bind(SocketAddr::new(args.host, args.port))?;
     let model = start::open_model(&args.model)?;
-    let replica = start::replica(&model, &args.placement, Some(&args.remote), args.max_requests)?;
-    open_api(model, replica, listener)
+    let (replica, text) =
+        start::replica_and_text(&model, &args.placement, Some(&args.remote), args.max_requests)?;
+    open_api(model, text, replica, listener)
 }
 
 /// Opens the API and says how to use it.
-pub(crate) fn open_api(model: OpenModel, replica: Replica, listener: TcpListener) -> Result<()> {
+pub(crate) fn open_api(
+    model: OpenModel,
+    text: ModelText,
+    replica: Replica,
+    listener: TcpListener,
+) -> Result<()> {
     let id = model.id.clone();
-    node::serve(model, replica, listener, move |address| {
+    node::serve(model, text, replica, listener, move |address| {
         eprintln!("{id} is served at http://{address}/v1 (Ctrl-C ends it)");
         eprintln!("  curl http://{address}/v1/chat/completions -H 'content-type: application/json' \\");
         eprintln!(

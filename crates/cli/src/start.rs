@@ -1,13 +1,15 @@
 //! From a model's name to a running replica, telling people what happens on the way.
 
 use std::{
+    panic::resume_unwind,
     path::PathBuf,
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
 use node::{
-    OpenModel, Paths, Placement, RemoteRanks, Replica, ReplicaOptions, SecretLine, StartEvent,
+    ModelText, OpenModel, Paths, Placement, RemoteRanks, Replica, ReplicaOptions, SecretLine, StartEvent,
     models::{Card, Catalog, Resolved},
 };
 
@@ -103,6 +105,21 @@ pub(crate) fn replica(
     })?;
     eprintln!("{} is up in {}", model.id, report::seconds(started.elapsed()));
     Ok(replica)
+}
+
+/// The same, and what the model is spoken to with; neither waits for the other.
+pub(crate) fn replica_and_text(
+    model: &OpenModel,
+    placement: &PlacementArgs,
+    remote: Option<&RemoteArgs>,
+    max_requests: u32,
+) -> Result<(Replica, ModelText)> {
+    thread::scope(|scope| {
+        let text = scope.spawn(|| model.text());
+        let replica = replica(model, placement, remote, max_requests)?;
+        let text = text.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+        Ok((replica, text))
+    })
 }
 
 fn remote_ranks(args: &RemoteArgs) -> Result<Option<RemoteRanks>> {

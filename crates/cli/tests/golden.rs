@@ -177,9 +177,9 @@ struct CorpusTokens {
 }
 
 fn tokenizes(model: &Path) -> Result<(), Failed> {
-    let open = node::OpenModel::open(model)?;
+    let tokenizer = node::OpenModel::open(model)?.text()?.tokenizer;
     let check = |text: &str, parse_special: bool, expected: &[u32]| {
-        let ids = open.tokenizer.encode(text, false, parse_special)?;
+        let ids = tokenizer.encode(text, false, parse_special)?;
         if ids.iter().map(|t| t.0).eq(expected.iter().copied()) {
             return Ok(());
         }

@@ -12,7 +12,7 @@ mod replica;
 mod secret;
 mod server;
 
-pub use open::{OpenError, OpenModel};
+pub use open::{ModelText, OpenError, OpenModel};
 pub use paths::Paths;
 pub use placement::{DEFAULT_CONTEXT_TOKENS, Placement};
 pub use rank::{RankError, RankOptions, run_rank};

@@ -1,4 +1,5 @@
-//! A model opened by the serving process: what its files say, its tokenizer, its chat template. No weight is read.
+//! A model opened by the serving process: what its files say, and from them, when asked, its tokenizer and chat
+//! template. No weight is read.
 
 use std::{
     fs,
@@ -11,7 +12,7 @@ use models::{Description, ModelError};
 use text::{ChatTemplate, GgufVocab, TextError, Tokenizer};
 use weights::{Checkpoint, GgufMetadata, Source, WeightsError};
 
-/// A model ready to be planned and spoken to.
+/// A model ready to be planned.
 pub struct OpenModel {
     /// The name it is served under.
     pub id: String,
@@ -21,6 +22,11 @@ pub struct OpenModel {
     pub path: PathBuf,
     /// Structure and sizes.
     pub description: Description,
+    checkpoint: Checkpoint,
+}
+
+/// What a model is spoken to with.
+pub struct ModelText {
     /// Text to token ids and back.
     pub tokenizer: Arc<Tokenizer>,
     /// How a conversation becomes text; absent for models that only complete.
@@ -70,8 +76,14 @@ impl OpenModel {
         let path = fs::canonicalize(path).map_err(|source| file_error(path, source))?;
         let checkpoint = Checkpoint::open(&path)?;
         let description = Description::read(&checkpoint)?;
-        let text_error = |source| OpenError::Text { path: path.clone(), source };
-        let (tokenizer, template) = match checkpoint.metadata() {
+        let id = path.file_stem().map_or_else(|| "model".to_owned(), |s| s.to_string_lossy().into_owned());
+        Ok(OpenModel { id, aliases: Vec::new(), path, description, checkpoint })
+    }
+
+    /// Reads tokenizer and template, which takes about as long as a rank takes to load a small model.
+    pub fn text(&self) -> Result<ModelText, OpenError> {
+        let text_error = |source| OpenError::Text { path: self.path.clone(), source };
+        let (tokenizer, template) = match self.checkpoint.metadata() {
             Source::Gguf(metadata) => {
                 let tokenizer = Tokenizer::from_gguf(gguf_vocab(metadata)?).map_err(text_error)?;
                 let source = metadata.optional("tokenizer.chat_template", GgufMetadata::str)?;
@@ -79,17 +91,19 @@ impl OpenModel {
             }
             Source::Hf { dir, .. } => hf_text(dir)?,
         };
-        let vocab = description.spec.vocab;
+        let vocab = self.description.spec.vocab;
         if tokenizer.n_tokens() > vocab as usize {
-            return Err(OpenError::Vocabulary { path, n_tokens: tokenizer.n_tokens(), vocab });
+            return Err(OpenError::Vocabulary {
+                path: self.path.clone(),
+                n_tokens: tokenizer.n_tokens(),
+                vocab,
+            });
         }
         let template = template
             .map(|source| ChatTemplate::new(&source, &tokenizer.bos_text(), &tokenizer.eos_text()))
             .transpose()
             .map_err(text_error)?;
-        let id = path.file_stem().map_or_else(|| "model".to_owned(), |s| s.to_string_lossy().into_owned());
-        let tokenizer = Arc::new(tokenizer);
-        Ok(OpenModel { id, aliases: Vec::new(), path, description, tokenizer, template })
+        Ok(ModelText { tokenizer: Arc::new(tokenizer), template })
     }
 
     /// Bytes of all weights.

@@ -14,7 +14,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-use crate::{OpenModel, Replica};
+use crate::{ModelText, OpenModel, Replica};
 
 /// Threads of the HTTP side: it shares the machine with the ranks, which need the cores more.
 const SERVER_THREADS: usize = 2;
@@ -54,6 +54,7 @@ pub fn bind(address: SocketAddr) -> Result<net::TcpListener, ServeError> {
 /// Serves `model` on a bound socket until Ctrl-C or SIGTERM, then ends the replica. `on_ready` hears the address.
 pub fn serve(
     model: OpenModel,
+    text: ModelText,
     replica: Replica,
     listener: net::TcpListener,
     on_ready: impl FnOnce(SocketAddr),
@@ -67,7 +68,7 @@ pub fn serve(
         let (mut interrupted, mut terminated) =
             (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         on_ready(listener.local_addr()?);
-        let state = state(model, &replica);
+        let state = state(model, text, &replica);
         // open streams end with the replica, so nothing is waited for here
         tokio::select! {
             served = api::serve(listener, state) => served,
@@ -79,11 +80,11 @@ pub fn serve(
     served.map_err(ServeError::Io)
 }
 
-fn state(model: OpenModel, replica: &Replica) -> AppState {
+fn state(model: OpenModel, text: ModelText, replica: &Replica) -> AppState {
     AppState {
         client: replica.client().clone(),
-        tokenizer: model.tokenizer,
-        template: model.template,
+        tokenizer: text.tokenizer,
+        template: text.template,
         model_id: model.id,
         aliases: model.aliases,
         context_len: replica.plan().context_len(),

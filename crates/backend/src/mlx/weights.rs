@@ -397,7 +397,7 @@ mod tests {
         for (i, code) in block.codes.iter_mut().enumerate() {
             *code = (i * 7 % 64) as u8;
         }
-        (block.scale, block.scale_codes[0], block.scale_codes[1]) = (0.02, 5, 1);
+        (block.scale, block.scale_codes[0], block.scale_codes[1]) = (f16::from_f32(0.02), 5, 1);
         let coding = Coding::of(DType::Q6_K).unwrap();
         let mut codes = Vec::new();
         let (scale, bias) = quantise_anew(&block, &coding, 0, &mut codes);

@@ -14,9 +14,9 @@ pub struct Block {
     /// The format's `block_len` codes.
     pub codes: [u8; 256],
     /// Scale of the block.
-    pub scale: f32,
+    pub scale: f16,
     /// Scale of its minimums; 0 for formats without.
-    pub min: f32,
+    pub min: f16,
     /// Multiples of `scale`, one for each group; 1 for formats whose blocks are one group.
     pub scale_codes: [i8; 16],
     /// Multiples of `min`, one for each group.
@@ -54,16 +54,16 @@ pub struct Coding {
 impl Block {
     /// A block to read into.
     pub const ZERO: Block =
-        Block { codes: [0; 256], scale: 0.0, min: 0.0, scale_codes: [1; 16], min_codes: [1; 16] };
+        Block { codes: [0; 256], scale: f16::ZERO, min: f16::ZERO, scale_codes: [1; 16], min_codes: [1; 16] };
 
     /// Scale of a group.
     pub fn scale_of(&self, group: usize) -> f32 {
-        self.scale * f32::from(self.scale_codes[group])
+        self.scale.to_f32() * f32::from(self.scale_codes[group])
     }
 
     /// Minimum of a group.
     pub fn min_of(&self, group: usize) -> f32 {
-        self.min * f32::from(self.min_codes[group])
+        self.min.to_f32() * f32::from(self.min_codes[group])
     }
 
     /// Reads a block of a block format; `bytes` holds exactly one.
@@ -145,9 +145,12 @@ pub fn dequantize(dtype: DType, blocks: &[u8], out: &mut [f32]) {
     for (bytes, out) in blocks.chunks_exact(dtype.block_bytes()).zip(out.chunks_exact_mut(dtype.block_len()))
     {
         block.read(dtype, bytes);
-        for (i, out) in out.iter_mut().enumerate() {
-            let group = i / coding.group_len;
-            *out = coding.value(block.codes[i], block.scale_of(group), block.min_of(group));
+        let codes = block.codes.chunks_exact(coding.group_len);
+        for (group, (out, codes)) in out.chunks_exact_mut(coding.group_len).zip(codes).enumerate() {
+            let (scale, min) = (block.scale_of(group), block.min_of(group));
+            for (out, code) in out.iter_mut().zip(codes) {
+                *out = coding.value(*code, scale, min);
+            }
         }
     }
 }
@@ -169,6 +172,6 @@ fn floats(dtype: DType, bytes: &[u8], out: &mut [f32]) {
 }
 
 /// The half float at byte `at`.
-fn half_at(bytes: &[u8], at: usize) -> f32 {
-    f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
+fn half_at(bytes: &[u8], at: usize) -> f16 {
+    f16::from_le_bytes([bytes[at], bytes[at + 1]])
 }

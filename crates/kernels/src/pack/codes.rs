@@ -62,15 +62,16 @@ pub(super) fn pack_blocks(
     values: &mut [u8],
     scales: &mut [u8],
 ) {
-    let rows = tile * N_LANES..view.n_rows.min((tile + 1) * N_LANES);
+    let rows: Vec<&[u8]> =
+        (tile * N_LANES..view.n_rows.min((tile + 1) * N_LANES)).map(|r| view.row(r)).collect();
     let (block_len, block_bytes) = (view.dtype.block_len(), view.dtype.block_bytes());
     let mut to = Scales::of_tile(coding, view.col_start / coding.group_len, view.n_cols, scales);
     let mut groups = values.chunks_exact_mut(group_bytes(coding));
     let mut blocks = [Block::ZERO; N_LANES];
     let (mut n_done, mut from) = (0, view.col_start);
     for b in 0..(view.col_start + view.n_cols).div_ceil(block_len) {
-        for (block, r) in blocks.iter_mut().zip(rows.clone()) {
-            block.read(view.dtype, &view.row(r)[b * block_bytes..][..block_bytes]);
+        for (block, row) in blocks.iter_mut().zip(&rows) {
+            block.read(view.dtype, &row[b * block_bytes..][..block_bytes]);
         }
         let end = block_len.min(from + view.n_cols - n_done);
         to.put_blocks(b, &blocks[..rows.len()]);
@@ -156,25 +157,16 @@ impl Scales<'_> {
         if n_bytes == 0 {
             return;
         }
-        let to = &mut self.outer[b * n_bytes..][..n_bytes];
-        for (lane, block) in rows.iter().enumerate() {
-            put_f16(to, lane, block.scale);
-            if self.coding.has_min {
-                put_f16(to, N_LANES + lane, block.min);
-            }
-        }
+        put_block_scales(self.coding, &mut self.outer[b * n_bytes..][..n_bytes], rows);
     }
 
     /// The scales of weight group `to`, which is number `group` in each row's block.
     fn put_groups(&mut self, to: usize, group: usize, rows: &[Block]) {
-        if self.coding.scales != ScaleForm::Nested {
-            for (lane, block) in rows.iter().enumerate() {
-                self.put(to, lane, block.scale_of(group), block.min_of(group));
-            }
-            return;
-        }
         let n_bytes = scale_bytes(self.coding);
         let to = &mut self.inner[to * n_bytes..][..n_bytes];
+        if self.coding.scales != ScaleForm::Nested {
+            return put_block_scales(self.coding, to, rows);
+        }
         for (lane, block) in rows.iter().enumerate() {
             to[lane] = block.scale_codes[group] as u8;
             if self.coding.has_min {
@@ -189,7 +181,7 @@ impl Scales<'_> {
         let to = &mut self.inner[group * n_bytes..][..n_bytes];
         let mut write = |i: usize, v: f32| match self.coding.scales {
             ScaleForm::F32 => to[4 * i..][..4].copy_from_slice(&v.to_le_bytes()),
-            _ => put_f16(to, i, v),
+            _ => put_f16(to, i, f16::from_f32(v)),
         };
         write(lane, scale);
         if self.coding.has_min {
@@ -198,8 +190,18 @@ impl Scales<'_> {
     }
 }
 
-fn put_f16(to: &mut [u8], i: usize, v: f32) {
-    to[2 * i..][..2].copy_from_slice(&f16::from_f32(v).to_le_bytes());
+/// The scales and minimums of each row's block.
+fn put_block_scales(coding: Coding, to: &mut [u8], rows: &[Block]) {
+    for (lane, block) in rows.iter().enumerate() {
+        put_f16(to, lane, block.scale);
+        if coding.has_min {
+            put_f16(to, N_LANES + lane, block.min);
+        }
+    }
+}
+
+fn put_f16(to: &mut [u8], i: usize, v: f16) {
+    to[2 * i..][..2].copy_from_slice(&v.to_le_bytes());
 }
 
 /// A lane's scale and minimum from the bytes of its block and of its group.

@@ -4,6 +4,8 @@
 mod codes;
 mod float;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use base::{AffineView, Bytes, DType, MatrixView};
 use half::{bf16, f16};
 
@@ -135,9 +137,15 @@ impl PackedMatrix {
         }
         let (n_tiles, n_values, n_scales) = (self.n_tiles(), self.tile_bytes(), self.tile_scale_bytes());
         let (values, scales) = (Shared::new(&mut self.values), Shared::new(&mut self.scales));
-        pool.run(|part, n_parts| {
-            for tile in n_tiles * part / n_parts..n_tiles * (part + 1) / n_parts {
-                // SAFETY: both have so many bytes for every tile, and no other part has this tile.
+        // Threads take tiles as they can: while a model is loaded, they are not alone on their cores.
+        let next = AtomicUsize::new(0);
+        pool.run(|_, _| {
+            loop {
+                let tile = next.fetch_add(1, Ordering::Relaxed);
+                if tile >= n_tiles {
+                    return;
+                }
+                // SAFETY: both have so many bytes for every tile, and nobody else got this tile.
                 let (values, scales) = unsafe {
                     (values.slice(tile * n_values, n_values), scales.slice(tile * n_scales, n_scales))
                 };
