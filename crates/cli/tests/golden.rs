@@ -8,29 +8,17 @@
 //! the last digit, and a golden file holds a third voice, the exact run: llama.cpp on the same weights written out in
 //! F32. We may be hardly farther from that than llama.cpp is, and where our greedy tokens differ, it must explain it.
 
-use std::{
-    error::Error,
-    fs::File,
-    io::{self, BufWriter, Write},
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+mod whole_model;
 
-use backend::{Backend, CpuBackend, Isa};
-#[cfg(feature = "mlx")]
-use backend::{MlxBackend, MlxGroup, MlxOptions};
-use base::{Batch, BlockId, Bytes, DType, NodeId, SeqId, SeqSlice, TokenId};
-use collective::Solo;
-use kernels::Pool;
-use libtest_mimic::{Arguments, Completion, Failed, Trial};
-use models::{Description, Model};
-use plan::{BackendKind, Fence, Goal, Node, Plan, Topology};
+use std::{path::Path, sync::Arc};
+
+use base::DType;
+use libtest_mimic::{Arguments, Failed, Trial};
 use serde::{Deserialize, de::DeserializeOwned};
-use weights::{
-    Checkpoint, GgufMetadata, Source, TensorInfo,
-    gguf::{Value, Writer},
-    synthetic::Recipe,
-};
+use weights::synthetic::Recipe;
+#[cfg(feature = "mlx")]
+use whole_model::load_on_mlx;
+use whole_model::{Answers, Load, default_model, load_on_cpu, logprobs, with_model, write_again};
 
 /// Two tokens whose log-probabilities are this close are a near tie; either is the greedy one.
 const MAX_TIE_GAP: f64 = 0.05;
@@ -41,9 +29,6 @@ const MAX_MEAN_KL_F32: f64 = 0.0001;
 /// How far the exact run may prefer llama.cpp's quantised token to ours. Noise reached 0.20 with us; llama.cpp's own
 /// overturns the exact run's choice at up to 0.37.
 const MAX_NOISE_GAP: f64 = 0.25;
-
-/// Loads a model to compute with so many threads.
-type Load = fn(&Path, usize) -> Result<Box<dyn Answers>, Failed>;
 
 /// What computes, and how exactly.
 #[derive(Clone, Copy)]
@@ -122,7 +107,7 @@ fn main() {
         trials.push(with_model(name("smollm2 in F32"), &model, move |path| {
             let dir = tempfile::tempdir()?;
             let f32_path = dir.path().join("model.gguf");
-            write_in_f32(path, &f32_path)?;
+            write_again(path, DType::F32, &f32_path)?;
             let file = "smollm2-135m-f32.json";
             agrees_strictly(&mut *(device.load)(&f32_path, 2)?, file, &device.cases(file)?)
         }));
@@ -137,27 +122,6 @@ fn main() {
         }));
     }
     libtest_mimic::run(&args, trials).exit();
-}
-
-/// A test that is ignored, counted, where the default model cannot be had.
-fn with_model(
-    name: String,
-    model: &Result<Arc<PathBuf>, String>,
-    test: impl FnOnce(&Path) -> Result<(), Failed> + Send + 'static,
-) -> Trial {
-    let model = model.clone();
-    Trial::ignorable_test(name, move || match model {
-        Ok(path) => test(&path).map(|()| Completion::Completed),
-        Err(why) if std::env::var_os("ONEFOLD_REQUIRE_MODEL").is_some() => Err(why.into()),
-        Err(why) => Ok(Completion::ignored_with(format!("no default model: {why}"))),
-    })
-}
-
-fn default_model() -> Result<PathBuf, Box<dyn Error>> {
-    let paths = node::Paths::from_env();
-    let (catalog, _) = paths.catalog();
-    let card = catalog.find(node::models::DEFAULT_MODEL).ok_or("the default model has no card")?;
-    Ok(paths.fetcher().ensure(card, &mut Silent)?)
 }
 
 fn read_json<T: DeserializeOwned>(file: &str) -> Result<T, Failed> {
@@ -198,14 +162,6 @@ fn tokenizes(model: &Path) -> Result<(), Failed> {
         check(text, true, &tokens.parsed[i])?;
     }
     Ok(())
-}
-
-/// Fetching without anybody to tell.
-struct Silent;
-
-impl node::models::Progress for Silent {
-    fn message(&mut self, _text: &str) {}
-    fn bytes(&mut self, _done: Bytes, _total: Option<Bytes>) {}
 }
 
 /// Every greedy token is llama.cpp's or a near tie of it, and the distributions are the same.
@@ -357,137 +313,9 @@ fn argmax(row: &[f32]) -> u32 {
     (0..row.len()).rev().max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap_or(0) as u32
 }
 
-/// Log-probabilities of some tokens.
-fn logprobs(logits: &[f32], tokens: &[u32]) -> Vec<f64> {
-    let max = f64::from(logits.iter().copied().fold(f32::MIN, f32::max));
-    let log_sum = logits.iter().map(|&l| (f64::from(l) - max).exp()).sum::<f64>().ln() + max;
-    tokens.iter().map(|&token| f64::from(logits[token as usize]) - log_sum).collect()
-}
-
 /// KL(p ‖ q) over the listed tokens, given by log-probabilities, and one bucket for all others.
 fn kl(p: &[f64], q: &[f64]) -> f64 {
     let rest = |listed: &[f64]| (1.0 - listed.iter().map(|lp| lp.exp()).sum::<f64>()).max(1e-9);
     let listed: f64 = p.iter().zip(q).map(|(p, q)| p.exp() * (p - q)).sum();
     listed + rest(p) * (rest(p) / rest(q)).ln()
-}
-
-/// Writes a checkpoint again as GGUF with every tensor in F32, and of its metadata what describes the network.
-fn write_in_f32(from: &Path, to: &Path) -> Result<(), Failed> {
-    let checkpoint = Checkpoint::open(from)?;
-    let Source::Gguf(metadata) = checkpoint.metadata() else {
-        return Err("expected a GGUF file".into());
-    };
-    let mut writer = Writer::new();
-    for key in metadata.keys() {
-        if let Some(value) = scalar(metadata, key) {
-            writer.metadata(key, value);
-        }
-    }
-    for name in checkpoint.tensor_names() {
-        let shape = checkpoint.tensor(name)?.shape;
-        writer.tensor(TensorInfo { name: name.to_owned(), dtype: DType::F32, shape });
-    }
-    let out = BufWriter::new(File::create(to)?);
-    writer.write(out, |info, out| write_rows_in_f32(&checkpoint, info, out))?;
-    Ok(())
-}
-
-/// A value, if it is a number or a string: all that a network's description needs.
-fn scalar(metadata: &GgufMetadata, key: &str) -> Option<Value> {
-    let integer = metadata.u32(key).map(Value::U32);
-    let float = integer.or_else(|_| metadata.f32(key).map(Value::F32));
-    float.or_else(|_| metadata.str(key).map(|s| Value::Str(s.to_owned()))).ok()
-}
-
-fn write_rows_in_f32(checkpoint: &Checkpoint, info: &TensorInfo, out: &mut dyn Write) -> io::Result<()> {
-    let tensor = checkpoint.tensor(&info.name).map_err(io::Error::other)?;
-    let mut values = vec![0.0; info.shape.last().copied().unwrap_or(0)];
-    let row_bytes = tensor.dtype.row_bytes(values.len()).ok_or(io::ErrorKind::InvalidData)?;
-    for row in tensor.bytes.chunks_exact(row_bytes) {
-        kernels::dequantize(tensor.dtype, row, &mut values);
-        for value in &values {
-            out.write_all(&value.to_le_bytes())?;
-        }
-    }
-    Ok(())
-}
-
-/// A whole model on one rank, driven by hand.
-struct SingleRank<B: Backend> {
-    backend: B,
-    model: Box<dyn Model<B>>,
-    plan: Plan,
-}
-
-/// The same, whatever computes.
-trait Answers {
-    /// Logits before each token of `answer`: the prompt at once, then token by token.
-    fn logits(&mut self, prompt: &[u32], answer: &[u32]) -> Result<Vec<Vec<f32>>, Failed>;
-}
-
-fn load_on_cpu(path: &Path, n_threads: usize) -> Result<Box<dyn Answers>, Failed> {
-    let backend = CpuBackend::new(Pool::unpinned(n_threads), Isa::detect(), Box::new(Solo));
-    Ok(Box::new(SingleRank::load(path, BackendKind::Cpu, backend)?))
-}
-
-#[cfg(feature = "mlx")]
-fn load_on_mlx(path: &Path, _n_threads: usize) -> Result<Box<dyn Answers>, Failed> {
-    let options = MlxOptions { memory: None, activations: DType::F32, fuse: false };
-    let backend = MlxBackend::new(&options, MlxGroup::Onefold(Box::new(Solo)))?;
-    Ok(Box::new(SingleRank::load(path, BackendKind::Mlx, backend)?))
-}
-
-impl<B: Backend + 'static> SingleRank<B> {
-    fn load(path: &Path, kind: BackendKind, mut backend: B) -> Result<SingleRank<B>, Failed> {
-        let checkpoint = Checkpoint::open(path)?;
-        let description = Description::read(&checkpoint)?;
-        let (name, memory, backends) = ("here".to_owned(), Bytes(4 << 30), vec![kind]);
-        let node = Node { id: NodeId(0), name, memory, n_cores: 1, backends, is_mac: false };
-        let goal = Goal {
-            tp: 1,
-            pp: 1,
-            split: None,
-            stage_split: None,
-            context_len: 256,
-            n_kv_tokens: Some(256),
-            threads_per_rank: 1,
-            ranks_per_node: None,
-            backends: None,
-            collectives: None,
-            has_jaccl_devices: false,
-            fence: Fence::Safe,
-        };
-        let plan = Plan::make(&Topology { nodes: vec![node] }, &description.spec, &goal)?;
-        let model = models::load(&checkpoint, &description, &plan, &plan.ranks()[0], &mut backend)?;
-        Ok(SingleRank { backend, model, plan })
-    }
-
-    fn step(&mut self, tokens: &[u32], context_len: usize) -> Result<Vec<f32>, Failed> {
-        let n_blocks = (context_len as u32).div_ceil(self.plan.block_len());
-        let batch = Batch {
-            tokens: tokens.iter().map(|&t| TokenId(t)).collect(),
-            seqs: vec![SeqSlice {
-                seq: SeqId(0),
-                n_rows: tokens.len() as u32,
-                context_len: context_len as u32,
-                n_logits: 1,
-                blocks: (0..n_blocks).map(BlockId).collect(),
-            }],
-        };
-        let inputs = self.backend.inputs(&batch)?;
-        let logits = self.model.forward(&mut self.backend, &batch, inputs, None)?;
-        let mut row = Vec::new();
-        self.backend.eval(&logits, &mut row)?;
-        Ok(row)
-    }
-}
-
-impl<B: Backend + 'static> Answers for SingleRank<B> {
-    fn logits(&mut self, prompt: &[u32], answer: &[u32]) -> Result<Vec<Vec<f32>>, Failed> {
-        let mut rows = vec![self.step(prompt, prompt.len())?];
-        for (i, token) in answer[..answer.len() - 1].iter().enumerate() {
-            rows.push(self.step(&[*token], prompt.len() + i + 1)?);
-        }
-        Ok(rows)
-    }
 }
