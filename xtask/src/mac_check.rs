@@ -1,10 +1,9 @@
 //! `cargo xtask mac-check`: from Linux and with packages alone, checks the workspace for Apple silicon, links the
 //! program against MLX for macOS and lays out what a release holds. Nothing of it can be run here: whether it works
-//! on a Mac, a Mac has to say. How the tools are got is known in `tools`, what a release is in `release`.
+//! on a Mac, a Mac has to say. What a release is, is known in `release`.
 
 mod macho;
 mod release;
-mod tools;
 
 use std::{
     path::{Path, PathBuf},
@@ -14,8 +13,8 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
+use crate::cross::{self, Tools};
 use crate::{mlx, tidy};
-use tools::Tools;
 
 /// What Macs are.
 const TARGET: &str = "aarch64-apple-darwin";
@@ -32,7 +31,7 @@ pub(crate) fn run() -> Result<()> {
     let target = metadata["target_directory"].as_str().context("cargo names no target_directory")?;
     let store = Path::new(target).join("mac-check");
     let start = Instant::now();
-    let (tools, library) = match packages(&store) {
+    let (tools, library) = match packages(Path::new(target)) {
         Ok(got) => got,
         Err(why) if why.is::<mlx::WrongFile>() => return Err(why),
         Err(why) => {
@@ -58,8 +57,8 @@ pub(crate) fn run() -> Result<()> {
 }
 
 /// The tools, the sources of every crate, and the folder of MLX's library.
-fn packages(store: &Path) -> Result<(Tools, PathBuf)> {
-    let tools = Tools::get(store)?;
+fn packages(target: &Path) -> Result<(Tools, PathBuf)> {
+    let tools = Tools::get(target)?;
     tools.fetch_crates(TARGET)?;
     Ok((tools, mlx::fetch(mlx::Wheel::of_platform(PLATFORM)?)?))
 }
@@ -68,7 +67,7 @@ fn packages(store: &Path) -> Result<(Tools, PathBuf)> {
 /// linked against is the same, in a fraction of the time.
 fn cargo(tools: &Tools, subcommand: &str, builds: &Path, library: &Path) -> Command {
     let mut cargo = tools.cargo(subcommand);
-    cargo.args(["--quiet", "--locked", tools::WITH_STD, "--target", TARGET, "--features", FEATURES]);
+    cargo.args(["--quiet", "--locked", cross::WITH_STD, "--target", TARGET, "--features", FEATURES]);
     for package in ["backend", "kernels", "sha2", "weights"] {
         cargo.args(["--config", &format!("profile.dev.package.{package}.opt-level=0")]);
     }

@@ -1,10 +1,15 @@
 //! `cargo xtask COMMAND`: the project's automation, one module per command. Nothing here is part of the program.
 
+mod arm;
 mod bench;
+mod cross;
 mod golden;
+mod instructions;
 mod mac_check;
 mod make_model;
 mod mlx;
+mod outcome;
+mod peer;
 mod python;
 mod tidy;
 
@@ -36,8 +41,12 @@ enum Command {
     Golden(golden::GoldenArgs),
     /// Measure onefold beside llama.cpp.
     ///
-    /// Example: cargo xtask bench model.gguf
+    /// Example: cargo xtask bench --models 1b --formats Q4_0 --tests decode,prefill
     Bench(bench::BenchArgs),
+    /// Get llama.cpp and build it for this machine.
+    ///
+    /// Example: cargo xtask peer
+    Peer,
     /// Get MLX and run every test that needs it.
     ///
     /// Example: MLX_DIR=$(cargo xtask mlx --fetch) cargo build --release --features mlx
@@ -46,6 +55,14 @@ enum Command {
     ///
     /// Example: cargo xtask mac-check
     MacCheck,
+    /// Run the tests of the CPU kernels on an emulated 64-bit ARM processor, with packages alone.
+    ///
+    /// Example: cargo xtask arm
+    Arm,
+    /// Compare the instructions of the CPU kernels' operations with those that are kept.
+    ///
+    /// Example: cargo xtask instructions --bless
+    Instructions(instructions::InstructionsArgs),
 }
 
 fn main() -> Result<ExitCode> {
@@ -53,8 +70,11 @@ fn main() -> Result<ExitCode> {
         Command::MakeModel(args) => make_model::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Golden(args) => golden::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Mlx(args) => mlx::run(&args),
+        Command::Arm => arm::run(),
+        Command::Instructions(args) => instructions::run(&args),
         Command::MacCheck => mac_check::run().map(|()| ExitCode::SUCCESS),
-        Command::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Bench(args) => bench::run(&args),
+        Command::Peer => peer::run().map(|()| ExitCode::SUCCESS),
         Command::Tidy => Ok(if tidy::run()? == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
     }
 }

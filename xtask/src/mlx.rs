@@ -1,21 +1,18 @@
 //! `cargo xtask mlx`: gets the pinned MLX library and the engine that is compared with it by pip, then runs the tests
 //! that need them and tells in one line how they went. What a test proves is not known here.
 
-mod outcome;
 mod wheel;
 
 use std::{
-    io::{BufRead, BufReader},
     path::{Path, PathBuf},
-    process::{Command, ExitCode, Stdio},
+    process::{Command, ExitCode},
     time::Instant,
 };
 
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::{python::Python, tidy};
-use outcome::Outcome;
+use crate::{outcome::Outcome, python::Python, tidy};
 pub(crate) use wheel::{Wheel, WrongFile};
 
 /// What to do; without options, everything.
@@ -105,13 +102,6 @@ impl Target {
         cargo.args(["--", "--test-threads=1"]).args(self.only);
         cargo.env("MLX_DIR", library).env("ONEFOLD_PYTHON", python.program());
         cargo.env("MLX_ENABLE_TF32", "0"); // on a GPU, f32 is to mean f32
-        let mut child = cargo.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
-        let mut outcome = Outcome::default();
-        for line in BufReader::new(child.stdout.take().context("cargo has no output")?).lines() {
-            let line = line?;
-            println!("{line}");
-            outcome += Outcome::of_line(&line).unwrap_or_default();
-        }
-        Ok(outcome.checked(child.wait()?.success()))
+        Outcome::of(&mut cargo)
     }
 }

@@ -5,20 +5,25 @@ use std::{path::Path, process::Command};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::peer;
+
 /// A Python and the packages it has.
 pub(crate) struct Python {
     program: String,
 }
 
 impl Python {
-    /// One with llama.cpp, `ONEFOLD_PYTHON` or `python3`; or says how to get it.
+    /// One with llama.cpp: `ONEFOLD_PYTHON`, or what `cargo xtask peer` made; or says how to get it.
     pub(crate) fn with_llama_cpp() -> Result<Python> {
-        let program = std::env::var("ONEFOLD_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+        let program = match std::env::var("ONEFOLD_PYTHON") {
+            Ok(program) => program,
+            Err(_) => peer::python()?.display().to_string(),
+        };
         let found = Command::new(&program).args(["-c", "import llama_cpp"]).output();
         if !found.is_ok_and(|output| output.status.success()) {
             bail!(
-                "{program} has no module llama_cpp\nhint: python3 -m venv target/peer && target/peer/bin/pip install \
-                 llama-cpp-python gguf jinja2 sentencepiece tokenizers, then set ONEFOLD_PYTHON=target/peer/bin/python"
+                "{program} is no Python with the module llama_cpp\nhint: cargo xtask peer makes one, ONEFOLD_PYTHON \
+                 names another"
             );
         }
         Ok(Python { program })

@@ -1,6 +1,8 @@
 //! How close the kernels come to the machine: one-row matmul against a plain read of the same memory, and matmul of
 //! many rows in operations per second. Prints a table; the best of many short runs, as other programs disturb.
 //! `cargo run --release -p kernels --example roofline [n_threads..] [format..]`
+//! With `--json` it measures only the machine, memory and dot products in registers, for whoever compares with it.
+#![allow(unsafe_code)] // the dot products are intrinsics
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -26,6 +28,13 @@ fn main() {
     let n_threads = if n_threads.is_empty() { vec![1, 2] } else { n_threads };
     for n in n_threads {
         let pool = Pool::new(&(0..n).collect::<Vec<_>>());
+        if args.iter().any(|a| a == "--json") {
+            let [read, int8, bf16] = [read(&pool), peak::int8(&pool), peak::bf16(&pool)];
+            println!(
+                r#"{{"threads": {n}, "read_gb_s": {read:.2}, "int8_gop_s": {int8:.1}, "bf16_gop_s": {bf16:.1}}}"#
+            );
+            continue;
+        }
         println!("{n} threads: read {:.1} GB/s, {:.2} us per call of the pool", read(&pool), barrier(&pool));
         for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available() && *isa != Isa::Scalar) {
             for dtype in DType::ALL.into_iter().filter(|dtype| all || named(dtype)) {
@@ -77,11 +86,11 @@ fn formats(pool: &Pool, isa: Isa, dtype: DType) {
     let bytes = random_blocks(dtype, n_out * n_in);
     let view = MatrixView::whole(dtype, n_out, n_in, &bytes).expect("whole blocks");
     let start = Instant::now();
-    let first = PackedMatrix::pack(&view).expect("a whole matrix");
+    let first = PackedMatrix::pack(pool, &view).expect("a whole matrix");
     let pack_rate = bytes.len() as f64 / start.elapsed().as_secs_f64() / 1e9;
     let n_matrices = SET_BYTES.div_ceil(first.bytes().0 as usize);
     let mut ws = vec![first];
-    ws.extend((1..n_matrices).map(|_| PackedMatrix::pack(&view).expect("a whole matrix")));
+    ws.extend((1..n_matrices).map(|_| PackedMatrix::pack(pool, &view).expect("a whole matrix")));
     let set_bytes: u64 = ws.iter().map(|w| w.bytes().0).sum();
 
     let x: Vec<f32> = (0..N_ROWS * n_in).map(|i| (i as f32 * 0.37).sin()).collect();
@@ -138,4 +147,82 @@ fn random_blocks(dtype: DType, n: usize) -> Vec<u8> {
         (state >> 33) as u8 & 0x3f
     };
     (0..dtype.row_bytes(n).expect("whole blocks")).map(|_| next()).collect()
+}
+
+/// Most operations per second: dot products of registers with registers, enough sums at once to hide their latency.
+/// 0 where the instruction is missing.
+#[cfg(target_arch = "x86_64")]
+mod peak {
+    use std::arch::x86_64::*;
+    use std::hint::black_box;
+
+    use kernels::Pool;
+
+    /// Sums of a thread that do not wait for each other.
+    const N_SUMS: usize = 16;
+    /// Dot products into each sum in one run.
+    const N_STEPS: usize = 20_000;
+    /// Numbers in a register: products of 8-bit and of 16-bit values.
+    const N_INT8: usize = 64;
+    const N_BF16: usize = 32;
+
+    pub(super) fn int8(pool: &Pool) -> f64 {
+        if is_x86_feature_detected!("avx512vnni") {
+            // SAFETY: the processor has the feature, and AVX-512F with it
+            return giga_ops(pool, N_INT8, || unsafe { int8_dots() });
+        }
+        0.0
+    }
+
+    pub(super) fn bf16(pool: &Pool) -> f64 {
+        if is_x86_feature_detected!("avx512bf16") {
+            // SAFETY: the processor has the feature, and AVX-512F with it
+            return giga_ops(pool, N_BF16, || unsafe { bf16_dots() });
+        }
+        0.0
+    }
+
+    fn giga_ops(pool: &Pool, n_products: usize, dots: impl Fn() + Sync) -> f64 {
+        let n_threads = pool.n_threads();
+        let seconds = super::best(20, |_| pool.run(|_, _| dots()));
+        (2 * n_products * N_SUMS * N_STEPS * n_threads) as f64 / seconds / 1e9
+    }
+
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    fn int8_dots() {
+        let (a, b) = black_box((_mm512_set1_epi8(1), _mm512_set1_epi8(2)));
+        let mut sums = [_mm512_setzero_si512(); N_SUMS];
+        for _ in 0..N_STEPS {
+            for sum in &mut sums {
+                *sum = _mm512_dpbusd_epi32(*sum, a, b);
+            }
+        }
+        black_box(sums);
+    }
+
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    fn bf16_dots() {
+        let (a, b) = black_box((_mm512_set1_ps(1.0), _mm512_set1_ps(2.0)));
+        let (a, b) = (_mm512_cvtne2ps_pbh(a, a), _mm512_cvtne2ps_pbh(b, b));
+        let mut sums = [_mm512_setzero_ps(); N_SUMS];
+        for _ in 0..N_STEPS {
+            for sum in &mut sums {
+                *sum = _mm512_dpbf16_ps(*sum, a, b);
+            }
+        }
+        black_box(sums);
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+mod peak {
+    use kernels::Pool;
+
+    pub(super) fn int8(_: &Pool) -> f64 {
+        0.0
+    }
+
+    pub(super) fn bf16(_: &Pool) -> f64 {
+        0.0
+    }
 }

@@ -1,18 +1,40 @@
 //! How tests went, read from the lines that libtest and its likes end with. A run that says nothing of tests has failed.
 
-use std::{fmt, ops::AddAssign};
+use std::{
+    fmt,
+    io::{BufRead, BufReader},
+    ops::AddAssign,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result};
 
 /// Numbers of tests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Outcome {
+pub(crate) struct Outcome {
     passed: u32,
     failed: u32,
     skipped: u32,
 }
 
 impl Outcome {
+    /// Runs a command that runs tests, and shows what it prints.
+    pub(crate) fn of(command: &mut Command) -> Result<Outcome> {
+        let program = command.get_program().display().to_string();
+        let mut child =
+            command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start {program}"))?;
+        let stdout = child.stdout.take().with_context(|| format!("{program} has no output"))?;
+        let mut outcome = Outcome::default();
+        for line in BufReader::new(stdout).lines() {
+            let line = line?;
+            println!("{line}");
+            outcome += Outcome::of_line(&line).unwrap_or_default();
+        }
+        Ok(outcome.checked(child.wait()?.success()))
+    }
+
     /// Reads `test result: ok. 4 passed; 0 failed; 1 ignored; …`; other lines are none.
-    pub(super) fn of_line(line: &str) -> Option<Outcome> {
+    fn of_line(line: &str) -> Option<Outcome> {
         let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
         let count = |word: &str| {
             let mut parts = counts.split("; ").filter_map(|part| part.split_once(' '));
@@ -23,7 +45,7 @@ impl Outcome {
 
     /// The same with a failure added where the program failed without a failed test (it did not build, it crashed) or
     /// held no test at all.
-    pub(super) fn checked(mut self, success: bool) -> Outcome {
+    fn checked(mut self, success: bool) -> Outcome {
         let is_empty = self == Outcome::default();
         if is_empty || (!success && self.failed == 0) {
             self.failed += 1;
@@ -32,7 +54,7 @@ impl Outcome {
     }
 
     /// Whether this is what was wanted: nothing failed and, if `all` must run, nothing was skipped.
-    pub(super) fn is_good(self, all: bool) -> bool {
+    pub(crate) fn is_good(self, all: bool) -> bool {
         self.failed == 0 && !(all && self.skipped > 0)
     }
 }

@@ -1,6 +1,7 @@
-//! The tools that build for a Mac, out of packages that are unpacked into a folder of ours and leave the machine as it
-//! is: Debian's Rust compiler, the one that comes with the standard library's source, and PyPI's zig, which knows
-//! what macOS's system library exports. It does not know what is built with them.
+//! The tools that build for other machines than this one, out of packages that are unpacked into a folder of ours and
+//! leave this one as it is: Debian's Rust compiler, the one that comes with the standard library's source, Debian's
+//! emulator, and PyPI's zig, which brings the system libraries of Linux and what macOS's exports. It does not know
+//! what is built with them.
 
 use std::{
     ffi::OsString,
@@ -13,16 +14,16 @@ use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::python::Python;
 
-/// The compiler and the source of its standard library.
-const DEBIAN: [&str; 2] = ["rustc-web", "rust-web-src"];
+/// The compiler, the source of its standard library, and what runs programs for other processors.
+const DEBIAN: [&str; 3] = ["rustc-web", "rust-web-src", "qemu-user"];
 /// Compiler and linker for C, and what makes cargo use them.
 const PYPI: [&str; 2] = ["ziglang==0.17.1", "cargo-zigbuild==0.24.0"];
 
-/// Has cargo build the standard library, for there is none for Macs.
-pub(super) const WITH_STD: &str = "-Zbuild-std=std,panic_abort";
+/// Has cargo build the standard library, for there is none but this machine's.
+pub(crate) const WITH_STD: &str = "-Zbuild-std=std,panic_abort";
 
 /// All of them, ready.
-pub(super) struct Tools {
+pub(crate) struct Tools {
     /// Everything is in here.
     store: PathBuf,
     /// Debian's packages as if this were `/`.
@@ -31,8 +32,9 @@ pub(super) struct Tools {
 }
 
 impl Tools {
-    /// Gets what is not in `store` yet.
-    pub(super) fn get(store: &Path) -> Result<Tools> {
+    /// Gets what is not below the target folder yet.
+    pub(crate) fn get(target: &Path) -> Result<Tools> {
+        let store = &target.join("cross");
         let root = unpacked(store)?;
         let python = Python::in_venv(&store.join("venv"))?;
         python.call(&[&["-m", "pip", "install", "--quiet"][..], &PYPI].concat())?;
@@ -44,7 +46,7 @@ impl Tools {
     }
 
     /// A subcommand of cargo that compiles and links with them.
-    pub(super) fn cargo(&self, subcommand: &str) -> Command {
+    pub(crate) fn cargo(&self, subcommand: &str) -> Command {
         let mut cargo = self.with_compiler(self.store.join("venv/bin/cargo-zigbuild"));
         cargo.arg(subcommand).env("CARGO_ZIGBUILD_ZIG_PATH", &self.zig);
         cargo.env("SDKROOT", self.sdk()).env("CARGO_ZIGBUILD_CACHE_DIR", self.store.join("zigbuild"));
@@ -52,8 +54,13 @@ impl Tools {
         cargo
     }
 
+    /// What runs a program for another processor, named as in the emulator's name.
+    pub(crate) fn emulator(&self, processor: &str) -> PathBuf {
+        self.root.join(format!("usr/bin/qemu-{processor}"))
+    }
+
     /// Gets the sources of the workspace's dependencies and of the standard library's.
-    pub(super) fn fetch_crates(&self, target: &str) -> Result<()> {
+    pub(crate) fn fetch_crates(&self, target: &str) -> Result<()> {
         let mut cargo = self.with_compiler("cargo".into());
         output(cargo.args(["fetch", "--quiet", "--locked", WITH_STD, "--target", target])).map(drop)
     }
