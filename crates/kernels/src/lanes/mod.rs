@@ -47,6 +47,8 @@ pub(crate) trait Lanes: Copy {
     /// x << SHIFT in every lane.
     unsafe fn splat_shifted<const SHIFT: u32>(x: i32) -> Self::I;
     unsafe fn to_f32(a: Self::I) -> Self::F;
+    /// a + b
+    unsafe fn add(a: Self::I, b: Self::I) -> Self::I;
 
     /// Asks for the cache line of an address, which need not be valid.
     unsafe fn prefetch(p: *const u8);

@@ -75,6 +75,10 @@ impl Lanes for Neon {
         unsafe { a.map(|a| vcvtq_f32_s32(a)) }
     }
     #[inline(always)]
+    unsafe fn add(a: Self::I, b: Self::I) -> Self::I {
+        unsafe { from_fn(|i| vaddq_s32(a[i], b[i])) }
+    }
+    #[inline(always)]
     unsafe fn prefetch(p: *const u8) {
         unsafe {
             asm!("prfm pldl1keep, [{p}]", p = in(reg) p, options(readonly, nostack, preserves_flags));

@@ -64,6 +64,10 @@ impl Lanes for Scalar {
         a.map(|x| x as f32)
     }
     #[inline(always)]
+    unsafe fn add(a: Self::I, b: Self::I) -> Self::I {
+        from_fn(|i| a[i] + b[i])
+    }
+    #[inline(always)]
     unsafe fn prefetch(_: *const u8) {}
     #[inline(always)]
     unsafe fn codes(p: *const u8) -> Self::C {

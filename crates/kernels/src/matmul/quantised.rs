@@ -23,6 +23,9 @@ const PREFETCH_BYTES: usize = 4096;
 /// Rows up to which it does; with more, computing takes longer than reading.
 const PREFETCH_ROWS: usize = 4;
 
+/// Rows up to which the sums of a group of 32 are taken in two halves.
+const TWO_SUM_ROWS: usize = 2;
+
 /// A format as the kernel sees it.
 trait Format {
     const CODING: Coding;
@@ -231,6 +234,8 @@ impl Place {
         sum: usize,
     ) -> [[L::I; R]; T] {
         let n_quads = F::CODING.group_len / 4;
+        // Each dot product waits for the one before it, which few rows cannot hide.
+        let two_sums = R <= TWO_SUM_ROWS && n_quads == 8;
         // SAFETY: the caller's pointers cover the group.
         unsafe {
             let mut dots = [[zero::<L>(); R]; T];
@@ -240,12 +245,19 @@ impl Place {
                     dots[r] = start;
                 }
             }
+            let mut odd = [[zero::<L>(); R]; T];
             for quad in part * n_quads..(part + 1) * n_quads {
                 let mut codes = [quad_codes::<L, F>(self.codes, quad); T];
                 for (t, codes) in codes.iter_mut().enumerate() {
                     *codes = quad_codes::<L, F>(self.codes.add(t * self.tile_bytes), quad);
                 }
-                self.dot_all::<L, F, T, R>(&mut dots, &codes, 4 * quad);
+                let sums = if two_sums && quad % 2 == 1 { &mut odd } else { &mut dots };
+                self.dot_all::<L, F, T, R>(sums, &codes, 4 * quad);
+            }
+            if two_sums {
+                for (dot, odd) in dots.as_flattened_mut().iter_mut().zip(odd.as_flattened()) {
+                    *dot = L::add(*dot, *odd);
+                }
             }
             dots
         }
