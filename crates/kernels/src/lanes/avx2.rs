@@ -15,6 +15,7 @@ unsafe fn with_features<K: Kernel>(kernel: K) {
 impl Lanes for Avx2 {
     const QUANT_ROWS: usize = 2;
     const QUANT_TILES: usize = 1;
+    const TWO_SUM_ROWS: usize = 0;
     const QUERIES: usize = 4;
     type F = [__m256; 2];
     type I = [__m256i; 2];

@@ -15,6 +15,7 @@ unsafe fn with_features<K: Kernel>(kernel: K) {
 impl Lanes for Avx512 {
     const QUANT_ROWS: usize = 6;
     const QUANT_TILES: usize = 2;
+    const TWO_SUM_ROWS: usize = 2;
     const QUERIES: usize = 8;
     type F = __m512;
     type I = __m512i;

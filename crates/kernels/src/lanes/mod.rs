@@ -22,6 +22,9 @@ pub(crate) trait Lanes: Copy {
     const QUANT_ROWS: usize;
     /// Tiles that it takes together.
     const QUANT_TILES: usize;
+    /// Rows up to which that kernel takes the sums of 32 inputs in two halves: a dot product waits for the one before
+    /// it in its sum, which few rows cannot hide. 0 where it does not wait.
+    const TWO_SUM_ROWS: usize;
     /// Queries that the attention kernel takes together.
     const QUERIES: usize;
     /// 16 f32.

@@ -18,6 +18,7 @@ unsafe fn with_features<K: Kernel>(kernel: K) {
 impl Lanes for Neon {
     const QUANT_ROWS: usize = 2;
     const QUANT_TILES: usize = 1;
+    const TWO_SUM_ROWS: usize = 0;
     const QUERIES: usize = 4;
     type F = [float32x4_t; 4];
     type I = [int32x4_t; 4];

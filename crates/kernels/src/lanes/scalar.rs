@@ -12,6 +12,7 @@ pub(super) struct Scalar;
 impl Lanes for Scalar {
     const QUANT_ROWS: usize = 2;
     const QUANT_TILES: usize = 1;
+    const TWO_SUM_ROWS: usize = 0;
     const QUERIES: usize = 4;
     type F = [f32; N_LANES];
     type I = [i32; N_LANES];

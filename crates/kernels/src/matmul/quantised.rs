@@ -23,9 +23,6 @@ const PREFETCH_BYTES: usize = 4096;
 /// Rows up to which it does; with more, computing takes longer than reading.
 const PREFETCH_ROWS: usize = 4;
 
-/// Rows up to which the sums of a group of 32 are taken in two halves.
-const TWO_SUM_ROWS: usize = 2;
-
 /// A format as the kernel sees it.
 trait Format {
     const CODING: Coding;
@@ -234,8 +231,7 @@ impl Place {
         sum: usize,
     ) -> [[L::I; R]; T] {
         let n_quads = F::CODING.group_len / 4;
-        // Each dot product waits for the one before it, which few rows cannot hide.
-        let two_sums = R <= TWO_SUM_ROWS && n_quads == 8;
+        let two_sums = const { R <= L::TWO_SUM_ROWS && F::CODING.group_len == GROUP_LEN };
         // SAFETY: the caller's pointers cover the group.
         unsafe {
             let mut dots = [[zero::<L>(); R]; T];
