@@ -30,7 +30,8 @@ pub(super) struct HeadWeights {
 impl MlxRope {
     pub(super) fn new(spec: &RopeSpec, positions: &[u32]) -> MlxRope {
         let half = spec.inv_freq.len();
-        let (mut cosines, mut sines) = (Vec::new(), Vec::new());
+        let n = positions.len() * half;
+        let (mut cosines, mut sines) = (vec![0.0; n], vec![0.0; n]);
         let rows = positions.iter().copied();
         kernels::rope_table(rows, &spec.inv_freq, spec.factor, &mut cosines, &mut sines);
         let (mut cos, mut sin) = (Vec::new(), Vec::new());
