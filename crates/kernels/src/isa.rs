@@ -10,7 +10,7 @@ pub enum Isa {
     Scalar,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
-    /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI.
+    /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI; BF16 is used where there is any, and its bits come out without it.
     Avx512,
     /// aarch64 with the dot-product instructions.
     Neon,

@@ -37,6 +37,7 @@ pub struct Pool {
 #[derive(Default)]
 pub(crate) struct Scratch {
     pub(crate) activations: QuantizedRows,
+    pub(crate) pairs: Vec<u32>,
     pub(crate) attention: Vec<f32>,
 }
 

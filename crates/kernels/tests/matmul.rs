@@ -17,7 +17,7 @@ fn pack(dtype: DType, n_out: usize, n_in: usize, bytes: &[u8]) -> PackedMatrix {
     PackedMatrix::pack(&Pool::unpinned(2), &MatrixView::whole(dtype, n_out, n_in, bytes).unwrap()).unwrap()
 }
 
-/// x · wᵀ in f64, and a bound for what 8-bit activations may change: half a step per value.
+/// x · wᵀ in f64, and a bound for what rounded activations may change: half a step per value.
 fn expected(dtype: DType, x: &[f32], w: &[f32], n_in: usize) -> Vec<(f64, f64)> {
     let dot = |x: &[f32], w: &[f32]| {
         let mut sum = 0.0;
@@ -26,7 +26,11 @@ fn expected(dtype: DType, x: &[f32], w: &[f32], n_in: usize) -> Vec<(f64, f64)> 
             let step = x.iter().fold(0.0, |m: f32, v| m.max(v.abs())) / 127.0;
             for (x, w) in x.iter().zip(w) {
                 sum += f64::from(*x) * f64::from(*w);
-                let rounding = if dtype.block_len() == 1 { 0.0 } else { 0.501 * f64::from(step) };
+                let rounding = match dtype {
+                    DType::F32 | DType::F16 => 0.0,
+                    DType::BF16 => f64::from(x.abs()) / 256.0,
+                    _ => 0.501 * f64::from(step),
+                };
                 bound += f64::from(w.abs()) * (rounding + 1e-5 * f64::from(x.abs()));
             }
         }
@@ -122,6 +126,63 @@ proptest! {
         }
         for (out, (exact, bound)) in reference.iter().zip(expected(dtype, &x, &values, cols.len())) {
             prop_assert!((f64::from(*out) - exact).abs() <= bound, "{} {} {}", out, exact, bound);
+        }
+    }
+}
+
+/// Rows so long that sums of float weights are taken up again, with the last of several row blocks incomplete.
+#[test]
+fn long_rows_of_floats_give_the_same_right_result() {
+    let (n_out, n_in, n_rows) = (71, 2 * 2300 + 1, 13);
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        let mut random = Random(7);
+        let bytes = random.blocks(dtype, n_out * n_in);
+        let x = random.floats(n_rows * n_in);
+        let w = pack(dtype, n_out, n_in, &bytes);
+        let mut values = vec![0.0; n_out * n_in];
+        dequantize(dtype, &bytes, &mut values);
+        let mut reference = vec![f32::NAN; n_rows * n_out];
+        for (x, out) in x.chunks(n_in).zip(reference.chunks_mut(n_out)) {
+            matmul(&Pool::unpinned(1), Isa::Scalar, x, &[&w], &mut [out]);
+        }
+        for (out, (exact, bound)) in reference.iter().zip(expected(dtype, &x, &values, n_in)) {
+            assert!((f64::from(*out) - exact).abs() <= bound, "{dtype} {out} {exact} {bound}");
+        }
+        for isa in families() {
+            let mut out = vec![f32::NAN; n_rows * n_out];
+            matmul(&Pool::unpinned(2), isa, &x, &[&w], &mut [&mut out]);
+            assert_eq!(out, reference, "{dtype} {isa}");
+        }
+    }
+}
+
+/// Products down to the smallest f32 and below, sums that cancel, and numbers of all signs that are not finite.
+#[test]
+fn bf16_is_the_same_in_every_family_at_the_limits() {
+    let mut random = Random(11);
+    let mut float = |exponents: std::ops::Range<u32>| {
+        let exponent = exponents.start + random.bits() % (exponents.end - exponents.start);
+        f32::from_bits(random.bits() & 0x807f_ffff | exponent << 23)
+    };
+    let (n_out, n_in, n_rows) = (64, 64, 8);
+    for _ in 0..200 {
+        // From denormal numbers to 1, and around the limits of what becomes zero.
+        for exponents in [0..128, 127 - 66..127 - 60, 127 - 50..127 - 44] {
+            let mut w: Vec<f32> = (0..n_out * n_in).map(|_| float(exponents.clone())).collect();
+            let mut x: Vec<f32> = (0..n_rows * n_in).map(|_| float(exponents.clone())).collect();
+            (w[5 * n_in], w[6 * n_in], w[7 * n_in]) = (f32::INFINITY, f32::NEG_INFINITY, f32::NAN);
+            (x[1], x[n_in + 1], x[2 * n_in + 1]) = (f32::NAN, f32::INFINITY, f32::MAX);
+            let bytes: Vec<u8> =
+                w.iter().flat_map(|w| (w.to_bits() >> 16).to_le_bytes()[..2].to_vec()).collect();
+            let w = pack(DType::BF16, n_out, n_in, &bytes);
+            let out_of = |isa: Isa| {
+                let mut out = vec![0.0; n_rows * n_out];
+                matmul(&Pool::unpinned(1), isa, &x, &[&w], &mut [&mut out]);
+                out.iter().map(|v| if v.is_nan() { u32::MAX } else { v.to_bits() }).collect::<Vec<_>>()
+            };
+            let reference = out_of(Isa::Scalar);
+            assert!(reference.contains(&u32::MAX) && reference.iter().any(|v| *v != u32::MAX));
+            families().for_each(|isa| assert_eq!(out_of(isa), reference, "{isa}"));
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Arithmetic that carries along how far a backend may be from it: what the results of the operations are held to.
 
+use base::DType;
+
 use super::{
     Failure, Tolerance,
     stored::{Kind, Stored},
@@ -11,6 +13,8 @@ const GROUP_LEN: usize = 32;
 const HALF_STEP: f64 = 0.501;
 /// Steps from zero to the largest number of a group.
 const N_STEPS: f64 = 127.0;
+/// Half a step of rounding to bf16, as a share of the number.
+const BF16_HALF_STEP: f64 = 1.0 / 256.0;
 /// Differences of many inputs have nothing to do with each other: their sum stays below this many roots of the sum of
 /// their squares.
 const SPREAD: f64 = 4.0;
@@ -85,13 +89,14 @@ pub(super) fn linear(
     let output = |r: usize| {
         let (mut value, mut squares) = (0.0, 0.0);
         let mut offs = Offs::default();
-        for (i, (x, w_run)) in x.chunks(GROUP_LEN).zip(w.row(r).chunks(GROUP_LEN)).enumerate() {
+        let runs = x.chunks(GROUP_LEN).zip(rounding.chunks(GROUP_LEN)).zip(w.row(r).chunks(GROUP_LEN));
+        for ((x, rounding), w_run) in runs {
             let weight_off = step * range(w_run);
-            for (x, w) in x.iter().zip(w_run) {
+            for ((x, rounding), w) in x.iter().zip(rounding).zip(w_run) {
                 value += x.value * w;
                 squares += (x.value * w).powi(2);
                 offs.add(w * x.off);
-                offs.add(w * rounding[i]);
+                offs.add(w * rounding);
                 offs.add(weight_off * x.value);
             }
         }
@@ -118,12 +123,18 @@ fn weight_step(kind: Kind, tolerance: &Tolerance) -> f64 {
     }
 }
 
-/// What rounding the inputs may change in each group of them.
+/// What rounding may change in each of the inputs.
 fn rounding(kind: Kind, x: &[Approx], tolerance: &Tolerance) -> Vec<f64> {
-    let largest = |run: &[Approx]| run.iter().map(|x| x.value.abs() + x.off).fold(0.0, f64::max);
-    let rounds = tolerance.rounds_inputs && !kind.is_float();
-    let step = |run: &[Approx]| if rounds { HALF_STEP * largest(run) / N_STEPS } else { 0.0 };
-    x.chunks(GROUP_LEN).map(step).collect()
+    let size = |x: &Approx| x.value.abs() + x.off;
+    match kind {
+        _ if !tolerance.rounds_inputs => vec![0.0; x.len()],
+        Kind::Blocks(DType::BF16) => x.iter().map(|x| BF16_HALF_STEP * size(x)).collect(),
+        _ if kind.is_float() => vec![0.0; x.len()],
+        _ => {
+            let step = |run: &[Approx]| HALF_STEP * run.iter().map(size).fold(0.0, f64::max) / N_STEPS;
+            x.chunks(GROUP_LEN).flat_map(|run| std::iter::repeat_n(step(run), run.len())).collect()
+        }
+    }
 }
 
 fn range(run: &[f64]) -> f64 {

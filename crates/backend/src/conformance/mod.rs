@@ -27,7 +27,8 @@ pub struct Tolerance {
     pub cache: f64,
     /// Largest difference between a row's results in different company; 0: bit-equal.
     pub company: f64,
-    /// Whether the inputs of quantised weights are rounded to 8 bits, each 32 of them with a scale of their own.
+    /// Whether the inputs of quantised weights are rounded to 8 bits, each 32 of them with a scale of their own, and
+    /// those of bf16 weights to bf16.
     pub rounds_inputs: bool,
     /// Largest change of a weight of this format when it is prepared, as a share of the difference between the
     /// largest and the smallest of its 32 neighbours; 0 where the format is kept.

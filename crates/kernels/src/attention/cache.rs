@@ -5,10 +5,15 @@
 //! 16 keys side by side fill a vector, so scores need no sums across lanes. Its values lie as
 //! [block_len, head_dim rounded up to 16]. Blocks that were never written take no memory.
 
+use std::array::from_fn;
+use std::ops::Range;
+use std::ptr::null;
+
 use base::{Bytes, SeqSlice};
 use half::f16;
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 
+use super::tile::{N_PIECES, PIECE, Piece, SPAN, Source, Span, Tile};
 use crate::lanes::N_LANES;
 
 /// The KV cache of one layer.
@@ -93,11 +98,110 @@ impl KvCache {
         let (len, block_len, padded_dim) = (self.head_len(), self.block_len, self.padded_dim());
         let bits = &mut self.bits[(block * self.n_kv_heads + head) * len..][..len];
         let (keys, values) = bits.split_at_mut(k.len() * block_len);
-        let value = &mut values[offset * padded_dim..][..v.len()];
-        value.reinterpret_cast_mut::<f16>().convert_from_f32_slice(v);
-        let column = keys[offset..].iter_mut().step_by(block_len);
-        for (to, k) in column.zip(k) {
-            *to = f16::from_f32(*k).to_bits();
+        round(v, &mut values[offset * padded_dim..][..v.len()]);
+        let mut column = keys[offset..].iter_mut().step_by(block_len);
+        for k in k.chunks(ROUNDED_LEN) {
+            let rounded = &mut [0; ROUNDED_LEN][..k.len()];
+            round(k, rounded);
+            column.by_ref().zip(rounded).for_each(|(to, k)| *to = *k);
         }
+    }
+}
+
+/// Values that are rounded together.
+const ROUNDED_LEN: usize = 64;
+
+/// bits [n] = the half floats next to x [n]; what is too large for one becomes the largest, so that no weight of zero
+/// meets an infinite value.
+pub(super) fn round(x: &[f32], bits: &mut [u16]) {
+    let largest = f32::from(f16::MAX);
+    for (x, bits) in x.chunks(ROUNDED_LEN).zip(bits.chunks_mut(ROUNDED_LEN)) {
+        let limited = &mut [0.0; ROUNDED_LEN][..x.len()];
+        limited.iter_mut().zip(x).for_each(|(to, x)| *to = x.clamp(-largest, largest));
+        bits.reinterpret_cast_mut::<f16>().convert_from_f32_slice(limited);
+    }
+}
+
+/// A batch's queries and the keys and values they see.
+pub(super) struct Heads<'a> {
+    /// [n_rows, n_heads, head_dim]
+    pub(super) q: &'a [f32],
+    pub(super) cache: &'a KvCache,
+    pub(super) n_heads: usize,
+}
+
+impl Heads<'_> {
+    /// The piece from a position on, if it overlaps with `keys`.
+    #[inline(always)]
+    fn piece(&self, tile: &Tile<'_>, kv_head: usize, first: usize, keys: &Range<usize>) -> Piece<u16> {
+        if first >= keys.end || first + PIECE <= keys.start {
+            return Piece { keys: null(), values: null() };
+        }
+        let block_len = self.cache.block_len;
+        let (block, offset) = (tile.seq.blocks[first / block_len], first % block_len);
+        let (k, v) = self.cache.head(block.0 as usize, kv_head);
+        Piece { keys: k[offset..].as_ptr(), values: v[offset * self.cache.padded_dim()..].as_ptr() }
+    }
+
+    /// What to fetch with a head's i-th piece: the next span of all heads, in the order in which it lies in memory.
+    /// Where there is none, the next head.
+    #[inline(always)]
+    fn ahead(&self, tile: &Tile<'_>, kv_head: usize, first: usize, i: usize) -> Piece<u16> {
+        let heads = &tile.kv_heads;
+        let (next, keys) = (first + SPAN, tile.keys());
+        if next < keys.end {
+            let nth = (kv_head - heads.start) * N_PIECES + i;
+            self.piece(tile, heads.start + nth % heads.len(), next + nth / heads.len() * PIECE, &keys)
+        } else {
+            self.piece(tile, (kv_head + 1).min(heads.end - 1), first + i * PIECE, &keys)
+        }
+    }
+}
+
+impl Source for Heads<'_> {
+    type Element = u16;
+
+    #[inline(always)]
+    fn key_dim(&self) -> usize {
+        self.cache.head_dim
+    }
+
+    #[inline(always)]
+    fn value_dim(&self) -> usize {
+        self.cache.head_dim
+    }
+
+    fn scratch_len(&self) -> usize {
+        0
+    }
+
+    #[inline(always)]
+    fn prepare(&self, _: &Tile<'_>, _: &mut [f32]) {}
+
+    #[inline(always)]
+    fn query<'a>(&'a self, tile: &Tile<'_>, i: usize, _: &'a [f32]) -> &'a [f32] {
+        &self.q[self.output(tile, i)..][..self.cache.head_dim]
+    }
+
+    #[inline(always)]
+    fn span(
+        &self,
+        tile: &Tile<'_>,
+        kv_head: usize,
+        first: usize,
+        keys: &Range<usize>,
+        _: &mut [f32],
+    ) -> Span<u16> {
+        Span {
+            pieces: from_fn(|i| self.piece(tile, kv_head, first + i * PIECE, keys)),
+            ahead: from_fn(|i| self.ahead(tile, kv_head, first, i)),
+            key_step: self.cache.block_len,
+        }
+    }
+
+    #[inline(always)]
+    fn output(&self, tile: &Tile<'_>, i: usize) -> usize {
+        let (row, head) = tile.place(i);
+        (row * self.n_heads + head) * self.cache.head_dim
     }
 }

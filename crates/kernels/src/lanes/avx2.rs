@@ -1,6 +1,7 @@
 //! Sixteen lanes as two 256-bit registers.
 
 use std::arch::x86_64::*;
+use std::array::from_fn;
 
 use super::{Kernel, Lanes};
 
@@ -16,7 +17,11 @@ impl Lanes for Avx2 {
     const QUANT_ROWS: usize = 2;
     const QUANT_TILES: usize = 1;
     const TWO_SUM_ROWS: usize = 0;
-    const QUERIES: usize = 4;
+    const FLOAT_ROWS: usize = 4;
+    const FLOAT_TILES: usize = 1;
+    const PAIR_TILES: usize = 4;
+    const QUERIES: usize = 6;
+    const SUMS: usize = 6;
     type F = [__m256; 2];
     type I = [__m256i; 2];
     type C = [__m256i; 2];
@@ -40,17 +45,6 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
-    unsafe fn load_bf16(p: *const u16) -> Self::F {
-        unsafe {
-            let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
-            let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.add(8).cast()));
-            [
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)),
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)),
-            ]
-        }
-    }
-    #[inline(always)]
     unsafe fn load_i8(p: *const i8) -> Self::F {
         unsafe {
             let bytes = _mm_loadu_si128(p.cast());
@@ -70,8 +64,31 @@ impl Lanes for Avx2 {
         unsafe { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
     }
     #[inline(always)]
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F {
+        unsafe { [_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])] }
+    }
+    #[inline(always)]
+    unsafe fn largest(a: Self::F) -> f32 {
+        unsafe {
+            let eight = _mm256_max_ps(a[0], a[1]);
+            let four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
+        }
+    }
+    #[inline(always)]
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
         unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
+    }
+    #[inline(always)]
+    unsafe fn dot_pairs(acc: Self::F, a: Self::C, x: u32) -> Self::F {
+        unsafe {
+            let (x0, x1) = halves(_mm256_set1_epi32(x as i32));
+            from_fn(|i| {
+                let (a0, a1) = halves(a[i]);
+                _mm256_fmadd_ps(a0, x0, _mm256_fmadd_ps(a1, x1, acc[i]))
+            })
+        }
     }
     #[inline(always)]
     unsafe fn splat_shifted<const SHIFT: u32>(x: i32) -> Self::I {
@@ -124,6 +141,15 @@ impl Lanes for Avx2 {
             };
             [_mm256_add_epi32(acc[0], dots[0]), _mm256_add_epi32(acc[1], dots[1])]
         }
+    }
+}
+
+/// The first and the second of pairs of bf16.
+#[inline(always)]
+unsafe fn halves(pairs: __m256i) -> (__m256, __m256) {
+    unsafe {
+        let second = _mm256_and_si256(pairs, _mm256_set1_epi32(!0xffff));
+        (_mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs)), _mm256_castsi256_ps(second))
     }
 }
 

@@ -25,8 +25,16 @@ pub(crate) trait Lanes: Copy {
     /// Rows up to which that kernel takes the sums of 32 inputs in two halves: a dot product waits for the one before
     /// it in its sum, which few rows cannot hide. 0 where it does not wait.
     const TWO_SUM_ROWS: usize;
+    /// Rows of x that the float matmul kernel takes together.
+    const FLOAT_ROWS: usize;
+    /// Tiles that it takes together.
+    const FLOAT_TILES: usize;
+    /// Tiles that it takes together for one row in pairs of bf16.
+    const PAIR_TILES: usize;
     /// Queries that the attention kernel takes together.
     const QUERIES: usize;
+    /// Vectors of sums that fit its registers beside what is multiplied.
+    const SUMS: usize;
     /// 16 f32.
     type F: Copy;
     /// 16 i32.
@@ -40,12 +48,18 @@ pub(crate) trait Lanes: Copy {
     unsafe fn splat(x: f32) -> Self::F;
     unsafe fn load(p: *const f32) -> Self::F;
     unsafe fn load_f16(p: *const u16) -> Self::F;
-    unsafe fn load_bf16(p: *const u16) -> Self::F;
     unsafe fn load_i8(p: *const i8) -> Self::F;
     unsafe fn store(p: *mut f32, a: Self::F);
     unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
+    /// Of numbers: what comes of others differs from family to family.
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
+    /// The largest lane, of numbers.
+    unsafe fn largest(a: Self::F) -> f32;
     /// a * b + c, rounded once.
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// acc + a1 * x1, rounded, + a0 * x0, rounded: with the pairs of bf16 in each lane of `a` and in `x`, the first in
+    /// the low half. What is below the normal numbers may be taken as zero.
+    unsafe fn dot_pairs(acc: Self::F, a: Self::C, x: u32) -> Self::F;
 
     /// x << SHIFT in every lane.
     unsafe fn splat_shifted<const SHIFT: u32>(x: i32) -> Self::I;
@@ -71,6 +85,10 @@ pub(crate) trait Lanes: Copy {
 
 /// A computation written in `Lanes`.
 pub(crate) trait Kernel {
+    /// Whether it calls `dot_pairs`, for which only some machines of a family have an instruction.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    const PAIRS: bool = false;
+
     /// `#[inline(always)]` in every implementation, so that it is compiled inside `Lanes::call`.
     unsafe fn run<L: Lanes>(self);
 }
@@ -86,7 +104,7 @@ impl Isa {
         unsafe {
             match self {
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx512 => avx512::Avx512::call(kernel),
+                Isa::Avx512 => avx512::call(kernel),
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx2 => avx2::Avx2::call(kernel),
                 #[cfg(target_arch = "aarch64")]

@@ -19,7 +19,11 @@ impl Lanes for Neon {
     const QUANT_ROWS: usize = 2;
     const QUANT_TILES: usize = 1;
     const TWO_SUM_ROWS: usize = 0;
-    const QUERIES: usize = 4;
+    const FLOAT_ROWS: usize = 4;
+    const FLOAT_TILES: usize = 1;
+    const PAIR_TILES: usize = 4;
+    const QUERIES: usize = 6;
+    const SUMS: usize = 6;
     type F = [float32x4_t; 4];
     type I = [int32x4_t; 4];
     type C = [uint8x16_t; 4];
@@ -41,10 +45,6 @@ impl Lanes for Neon {
         unsafe { from_fn(|i| vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p.add(4 * i))))) }
     }
     #[inline(always)]
-    unsafe fn load_bf16(p: *const u16) -> Self::F {
-        unsafe { from_fn(|i| vreinterpretq_f32_u32(vshlq_n_u32::<16>(vmovl_u16(vld1_u16(p.add(4 * i)))))) }
-    }
-    #[inline(always)]
     unsafe fn load_i8(p: *const i8) -> Self::F {
         unsafe {
             let bytes = vld1q_s8(p);
@@ -64,8 +64,26 @@ impl Lanes for Neon {
         unsafe { from_fn(|i| vmulq_f32(a[i], b[i])) }
     }
     #[inline(always)]
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F {
+        unsafe { from_fn(|i| vmaxnmq_f32(a[i], b[i])) }
+    }
+    #[inline(always)]
+    unsafe fn largest(a: Self::F) -> f32 {
+        unsafe { vmaxnmvq_f32(vmaxnmq_f32(vmaxnmq_f32(a[0], a[1]), vmaxnmq_f32(a[2], a[3]))) }
+    }
+    #[inline(always)]
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
         unsafe { from_fn(|i| vfmaq_f32(c[i], a[i], b[i])) }
+    }
+    #[inline(always)]
+    unsafe fn dot_pairs(acc: Self::F, a: Self::C, x: u32) -> Self::F {
+        unsafe {
+            let (x0, x1) = halves(vdupq_n_u32(x));
+            from_fn(|i| {
+                let (a0, a1) = halves(vreinterpretq_u32_u8(a[i]));
+                vfmaq_f32(vfmaq_f32(acc[i], a1, x1), a0, x0)
+            })
+        }
     }
     #[inline(always)]
     unsafe fn splat_shifted<const SHIFT: u32>(x: i32) -> Self::I {
@@ -122,6 +140,15 @@ impl Lanes for Neon {
     }
 }
 
+/// The first and the second of pairs of bf16.
+#[inline(always)]
+unsafe fn halves(pairs: uint32x4_t) -> (float32x4_t, float32x4_t) {
+    unsafe {
+        let second = vandq_u32(pairs, vdupq_n_u32(!0xffff));
+        (vreinterpretq_f32_u32(vshlq_n_u32::<16>(pairs)), vreinterpretq_f32_u32(second))
+    }
+}
+
 /// acc + dot products of each lane's four bytes of `a` with the first four of `x`.
 #[inline(always)]
 unsafe fn sdot(mut acc: int32x4_t, a: int8x16_t, x: int8x8_t) -> int32x4_t {
@@ -153,15 +180,19 @@ mod tests {
         #[inline(always)]
         unsafe fn run<L: Lanes>(self) {
             unsafe {
-                let (f, b) = (L::load_f16(self.halves.as_ptr()), L::load_bf16(self.halves.as_ptr()));
-                let (c, x) = (L::codes(self.bytes.as_ptr()), [-127i8, 127, self.bytes[0] as i8 | 1, 100]);
+                let (f, c) = (L::load_f16(self.halves.as_ptr()), L::codes(self.bytes.as_ptr()));
+                let b = L::dot_pairs(f, c, u32::from(self.halves[3]) << 16 | u32::from(self.halves[7]));
+                let i = L::load_i8(self.bytes.as_ptr().cast());
+                let x = [-127i8, 127, self.bytes[0] as i8 | 1, 100];
                 let start = L::splat_shifted::<7>(i32::from(self.halves[1]) - 100);
                 let (low, high) = (L::low(c), L::high(c));
                 let values = [
                     f,
                     b,
-                    L::load_i8(self.bytes.as_ptr().cast()),
+                    i,
                     L::mul(f, b),
+                    L::max(i, L::load_i8(self.halves.as_ptr().cast())),
+                    L::splat(L::largest(i)),
                     L::fma(f, L::splat(1.0 / 3.0), L::mul(b, b)),
                     L::to_f32(L::dot::<true>(start, c, x.as_ptr())),
                     L::to_f32(L::dot::<false>(L::dot::<true>(start, high, x.as_ptr()), low, x.as_ptr())),

@@ -13,7 +13,11 @@ impl Lanes for Scalar {
     const QUANT_ROWS: usize = 2;
     const QUANT_TILES: usize = 1;
     const TWO_SUM_ROWS: usize = 0;
-    const QUERIES: usize = 4;
+    const FLOAT_ROWS: usize = 4;
+    const FLOAT_TILES: usize = 1;
+    const PAIR_TILES: usize = 4;
+    const QUERIES: usize = 6;
+    const SUMS: usize = 6;
     type F = [f32; N_LANES];
     type I = [i32; N_LANES];
     type C = [u8; 4 * N_LANES];
@@ -36,11 +40,6 @@ impl Lanes for Scalar {
         bits.map(|b| f16::from_bits(b).to_f32())
     }
     #[inline(always)]
-    unsafe fn load_bf16(p: *const u16) -> Self::F {
-        let bits = unsafe { p.cast::<[u16; N_LANES]>().read_unaligned() };
-        bits.map(|b| bf16::from_bits(b).to_f32())
-    }
-    #[inline(always)]
     unsafe fn load_i8(p: *const i8) -> Self::F {
         unsafe { p.cast::<[i8; N_LANES]>().read_unaligned() }.map(f32::from)
     }
@@ -53,8 +52,25 @@ impl Lanes for Scalar {
         from_fn(|i| a[i] * b[i])
     }
     #[inline(always)]
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F {
+        from_fn(|i| a[i].max(b[i]))
+    }
+    #[inline(always)]
+    unsafe fn largest(a: Self::F) -> f32 {
+        a.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
+    #[inline(always)]
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
         from_fn(|i| a[i].mul_add(b[i], c[i]))
+    }
+    #[inline(always)]
+    unsafe fn dot_pairs(acc: Self::F, a: Self::C, x: u32) -> Self::F {
+        let half = |bytes: [u8; 2]| bf16::from_le_bytes(bytes).to_f32();
+        let [x0, x1] = [half([x as u8, (x >> 8) as u8]), half([(x >> 16) as u8, (x >> 24) as u8])];
+        from_fn(|i| {
+            let [a0, a1] = [half([a[4 * i], a[4 * i + 1]]), half([a[4 * i + 2], a[4 * i + 3]])];
+            a0.mul_add(x0, a1.mul_add(x1, acc[i]))
+        })
     }
     #[inline(always)]
     unsafe fn splat_shifted<const SHIFT: u32>(x: i32) -> Self::I {

@@ -1,6 +1,7 @@
 //! out [n_rows, n_out] = x [n_rows, n_in] · w [n_out, n_in]ᵀ, for several w that share x. A row's result is the same
 //! bits whatever the other rows, the number of threads and the instructions are. Knows packed weights only.
 
+mod bf16;
 mod float;
 mod quantised;
 
@@ -8,7 +9,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use crate::pack::{Format, PackedMatrix};
-use crate::pool::Shared;
+use crate::pool::{Scratch, Shared};
 use crate::quantize::{GROUP_LEN, Group, quantize};
 use crate::{Isa, Pool};
 
@@ -16,7 +17,7 @@ use crate::{Isa, Pool};
 const MAX_WEIGHTS: usize = 8;
 
 /// outs[i] [n_rows, ws[i].n_rows()] = x [n_rows, n_in] · ws[i]ᵀ, with n_in = ws[i].n_cols() for every i.
-/// For quantised weights, x is rounded to 8 bits per value with a scale for every 32.
+/// For quantised weights, x is rounded to 8 bits per value with a scale for every 32; for bf16 weights, to bf16.
 ///
 /// # Panics
 /// If the shapes do not fit each other.
@@ -33,18 +34,22 @@ pub fn matmul(pool: &Pool, isa: Isa, x: &[f32], ws: &[&PackedMatrix], outs: &mut
     let mut scratch = pool.scratch.borrow_mut();
     let quantised = ws.iter().any(|w| matches!(w.format(), Format::Coded(_)));
     let n_groups = if quantised { n_in / GROUP_LEN } else { 0 };
-    let groups = scratch.activations.resize(n_rows * n_groups);
+    let Scratch { activations, pairs, .. } = &mut *scratch;
+    let groups = activations.resize(n_rows * n_groups);
     if quantised {
         quantize_rows(pool, isa, x, n_rows, groups);
+    }
+    if ws.iter().any(|w| matches!(w.format(), Format::BF16)) {
+        bf16::round_rows(pool, isa, x, n_in, pairs);
     }
     let mut places = [Shared(std::ptr::null_mut()); MAX_WEIGHTS];
     for (place, out) in places.iter_mut().zip(outs) {
         *place = Shared::new(out);
     }
-    let groups = &*groups;
+    let (groups, pairs) = (&*groups, &pairs[..]);
     pool.run(|part, n_parts| {
         for (i, tiles) in share(ws, part, n_parts) {
-            let call = Call { isa, w: ws[i], x, groups, n_rows, out: places[i].0 };
+            let call = Call { isa, w: ws[i], x, pairs, groups, n_rows, out: places[i].0 };
             // SAFETY: shapes were checked above, and no other part has these tiles.
             unsafe { call.run(tiles) };
         }
@@ -57,6 +62,8 @@ struct Call<'a> {
     w: &'a PackedMatrix,
     /// [n_rows, n_in]
     x: &'a [f32],
+    /// [n_rows, bf16::row_words(n_in)], if a weight is bf16
+    pairs: &'a [u32],
     /// [n_rows, n_in / 32]
     groups: &'a [Group],
     n_rows: usize,

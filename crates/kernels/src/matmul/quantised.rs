@@ -353,6 +353,23 @@ unsafe fn load_scale<L: Lanes, F: Format>(scales: *const u8, block: [L::F; 2], w
 }
 
 impl Call<'_> {
+    /// A tile's outputs for one row, with anything for those that only fill up the last tile.
+    #[inline(always)]
+    pub(super) unsafe fn load<L: Lanes>(&self, tile: usize, row: usize) -> L::F {
+        let n_out = self.w.n_rows();
+        let n_valid = N_LANES.min(n_out - tile * N_LANES);
+        // SAFETY: `out` has n_rows × n_out values, by the promise of `Call::run`.
+        unsafe {
+            let out = self.out.add(row * n_out + tile * N_LANES);
+            if n_valid == N_LANES {
+                return L::load(out);
+            }
+            let mut all = [0.0; N_LANES];
+            all.as_mut_ptr().copy_from_nonoverlapping(out, n_valid);
+            L::load(all.as_ptr())
+        }
+    }
+
     /// Writes a tile's outputs for one row, without those that only fill up the last tile.
     #[inline(always)]
     pub(super) unsafe fn store<L: Lanes>(&self, tile: usize, row: usize, values: L::F) {

@@ -227,7 +227,11 @@ impl PackedMatrix {
 
     /// Bytes of one tile's codes or float values.
     pub(crate) fn tile_bytes(&self) -> usize {
-        N_LANES * self.n_cols * self.format.bits() / 8
+        let n_cols = match self.format {
+            Format::BF16 => self.n_cols.next_multiple_of(2),
+            _ => self.n_cols,
+        };
+        N_LANES * n_cols * self.format.bits() / 8
     }
 
     /// Bytes of one tile's scales and minimums.
