@@ -20,6 +20,8 @@ const CACHED_GROUPS: usize = 8192;
 /// A product of few rows waits for its codes: the hardware looks ahead as far as the instructions in flight reach, which
 /// is not far enough where much computation lies between two lines. So it asks for the codes that lie so far ahead.
 const PREFETCH_BYTES: usize = 4096;
+/// And for the scales that do, which take about an eighth of the codes' memory.
+const PREFETCH_SCALE_BYTES: usize = 512;
 /// Rows up to which it does; with more, computing takes longer than reading.
 const PREFETCH_ROWS: usize = 4;
 
@@ -165,6 +167,7 @@ impl<F: Format, const T: usize, const R: usize> Kernel for Block<'_, F, T, R> {
                     for line in (0..group_bytes(F::CODING)).step_by(64) {
                         L::prefetch(place.codes.wrapping_add(PREFETCH_BYTES + line));
                     }
+                    L::prefetch(place.scales.wrapping_add(PREFETCH_SCALE_BYTES));
                 }
                 place.add_group::<L, F, T, R>(&blocks, &mut acc);
                 place.codes = place.codes.add(group_bytes(F::CODING));
@@ -200,23 +203,36 @@ impl Place {
         blocks: &[[L::F; 2]; T],
         acc: &mut [[L::F; R]; T],
     ) {
-        let n_parts = GROUP_LEN / F::CODING.group_len;
-        for part in 0..n_parts {
-            // The sums of a group of 32 come first, then those of its halves.
-            let sum = if n_parts == 1 { 0 } else { 1 + part };
-            // SAFETY: the caller's pointers cover the group.
-            unsafe {
-                let dots = self.dots::<L, F, T, R>(part, sum);
-                for (t, (acc, dots)) in acc.iter_mut().zip(dots).enumerate() {
-                    let scales = self.scales.add(t * self.tile_scale_bytes + part * scale_bytes(F::CODING));
-                    let scale = load_scale::<L, F>(scales, blocks[t], 0);
-                    for (r, (acc, dot)) in acc.iter_mut().zip(dots).enumerate() {
-                        let x = &*self.x.add(r * self.row_groups);
-                        *acc = L::fma(L::to_f32(dot), L::mul(scale, L::splat(x.scale)), *acc);
-                        if F::CODING.has_min {
-                            let min = load_scale::<L, F>(scales, blocks[t], 1);
-                            *acc = L::fma(min, L::splat(x.weighted_sums[sum]), *acc);
-                        }
+        // SAFETY: the caller's pointers cover the group.
+        unsafe {
+            self.add_part::<L, F, T, R, 0>(blocks, acc);
+            if const { F::CODING.group_len < GROUP_LEN } {
+                self.add_part::<L, F, T, R, 1>(blocks, acc);
+            }
+        }
+    }
+
+    /// The same of one weight group among those of 32 inputs.
+    #[inline(always)]
+    unsafe fn add_part<L: Lanes, F: Format, const T: usize, const R: usize, const PART: usize>(
+        &self,
+        blocks: &[[L::F; 2]; T],
+        acc: &mut [[L::F; R]; T],
+    ) {
+        // The sums of a group of 32 come first, then those of its halves.
+        let sum = if F::CODING.group_len == GROUP_LEN { 0 } else { 1 + PART };
+        // SAFETY: the caller's pointers cover the group.
+        unsafe {
+            let dots = self.dots::<L, F, T, R, PART>(sum);
+            for (t, (acc, dots)) in acc.iter_mut().zip(dots).enumerate() {
+                let scales = self.scales.add(t * self.tile_scale_bytes + PART * scale_bytes(F::CODING));
+                let scale = load_scale::<L, F>(scales, blocks[t], 0);
+                for (r, (acc, dot)) in acc.iter_mut().zip(dots).enumerate() {
+                    let x = &*self.x.add(r * self.row_groups);
+                    *acc = L::fma(L::to_f32(dot), L::mul(scale, L::splat(x.scale)), *acc);
+                    if F::CODING.has_min {
+                        let min = load_scale::<L, F>(scales, blocks[t], 1);
+                        *acc = L::fma(min, L::splat(x.weighted_sums[sum]), *acc);
                     }
                 }
             }
@@ -225,12 +241,10 @@ impl Place {
 
     /// Σ (code - offset) · x_code over one weight group.
     #[inline(always)]
-    unsafe fn dots<L: Lanes, F: Format, const T: usize, const R: usize>(
+    unsafe fn dots<L: Lanes, F: Format, const T: usize, const R: usize, const PART: usize>(
         &self,
-        part: usize,
         sum: usize,
     ) -> [[L::I; R]; T] {
-        let n_quads = F::CODING.group_len / 4;
         let two_sums = const { R <= L::TWO_SUM_ROWS && F::CODING.group_len == GROUP_LEN };
         // SAFETY: the caller's pointers cover the group.
         unsafe {
@@ -242,14 +256,16 @@ impl Place {
                 }
             }
             let mut odd = [[zero::<L>(); R]; T];
-            for quad in part * n_quads..(part + 1) * n_quads {
-                let mut codes = [quad_codes::<L, F>(self.codes, quad); T];
-                for (t, codes) in codes.iter_mut().enumerate() {
-                    *codes = quad_codes::<L, F>(self.codes.add(t * self.tile_bytes), quad);
-                }
-                let sums = if two_sums && quad % 2 == 1 { &mut odd } else { &mut dots };
-                self.dot_all::<L, F, T, R>(sums, &codes, 4 * quad);
+            // Not a loop, for the compiler unrolls none of this size, and the bits' places must be constants.
+            macro_rules! quads {
+                ($($quad:literal),*) => {
+                    $(if const { $quad / (F::CODING.group_len / 4) == PART } {
+                        let sums = if two_sums && $quad % 2 == 1 { &mut odd } else { &mut dots };
+                        self.add_quad::<L, F, T, R, $quad>(sums);
+                    })*
+                };
             }
+            quads!(0, 1, 2, 3, 4, 5, 6, 7);
             if two_sums {
                 for (dot, odd) in dots.as_flattened_mut().iter_mut().zip(odd.as_flattened()) {
                     *dot = L::add(*dot, *odd);
@@ -259,19 +275,21 @@ impl Place {
         }
     }
 
-    /// dots += codes of four inputs · x.
+    /// dots += codes of inputs 4 QUAD .. 4 QUAD + 4 · x.
     #[inline(always)]
-    unsafe fn dot_all<L: Lanes, F: Format, const T: usize, const R: usize>(
+    unsafe fn add_quad<L: Lanes, F: Format, const T: usize, const R: usize, const QUAD: usize>(
         &self,
         dots: &mut [[L::I; R]; T],
-        codes: &[L::C; T],
-        input: usize,
     ) {
-        for r in 0..R {
-            for (dots, codes) in dots.iter_mut().zip(codes) {
-                // SAFETY: the caller's pointers cover the group, and only wide codes reach 128.
-                unsafe {
-                    let x = (*self.x.add(r * self.row_groups)).codes.as_ptr().add(input);
+        // SAFETY: the caller's pointers cover the group, and only wide codes reach 128.
+        unsafe {
+            let mut codes = [quad_codes::<L, F, QUAD>(self.codes); T];
+            for (t, codes) in codes.iter_mut().enumerate() {
+                *codes = quad_codes::<L, F, QUAD>(self.codes.add(t * self.tile_bytes));
+            }
+            for r in 0..R {
+                let x = (*self.x.add(r * self.row_groups)).codes.as_ptr().add(4 * QUAD);
+                for (dots, codes) in dots.iter_mut().zip(&codes) {
                     dots[r] = if F::CODING.wide {
                         L::dot::<true>(dots[r], *codes, x)
                     } else {
@@ -306,21 +324,21 @@ unsafe fn start<L: Lanes, F: Format>(neg_sum: i32) -> L::I {
     }
 }
 
-/// The codes of inputs 4 quad .. 4 quad + 4 of a tile's group of 32.
+/// The codes of inputs 4 QUAD .. 4 QUAD + 4 of a tile's group of 32.
 #[inline(always)]
-unsafe fn quad_codes<L: Lanes, F: Format>(group: *const u8, quad: usize) -> L::C {
+unsafe fn quad_codes<L: Lanes, F: Format, const QUAD: usize>(group: *const u8) -> L::C {
     // SAFETY: called inside `Lanes::call`, with codes of a whole group.
     unsafe {
         let vector = |i: usize| L::codes(group.add(i * 64));
         if F::CODING.bits == 8 {
-            return vector(quad);
+            return vector(QUAD);
         }
-        let pair = vector(quad / 2);
-        let low = if quad.is_multiple_of(2) { L::low(pair) } else { L::high(pair) };
+        let pair = vector(QUAD / 2);
+        let low = if const { QUAD.is_multiple_of(2) } { L::low(pair) } else { L::high(pair) };
         match F::CODING.bits {
             4 => low,
-            5 => L::merge(low, vector(4), 4 - quad as i32, 16),
-            _ => L::merge(low, vector(4 + quad / 4), 4 - 2 * (quad % 4) as i32, 48),
+            5 => L::merge(low, vector(4), 4 - QUAD as i32, 16),
+            _ => L::merge(low, vector(4 + QUAD / 4), 4 - 2 * (QUAD % 4) as i32, 48),
         }
     }
 }
