@@ -34,8 +34,8 @@ use std::{
 
 use rustix::{
     net::{
-        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-        recvmsg, sendmsg,
+        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+        SendFlags, recvmsg, sendmsg,
     },
     process::geteuid,
 };
@@ -198,7 +198,10 @@ impl Door {
         let mut token = [0; TOKEN_BYTES];
         match caller.read(&mut token) {
             Ok(TOKEN_BYTES) if token == self.token => Ok(()),
-            _ => Err(io::Error::new(ErrorKind::PermissionDenied, "the caller at the socket does not know the token")),
+            _ => Err(io::Error::new(
+                ErrorKind::PermissionDenied,
+                "the caller at the socket does not know the token",
+            )),
         }
     }
 }
@@ -228,7 +231,12 @@ fn call(offered: &[u8]) -> io::Result<UnixStream> {
     let found = fs::symlink_metadata(path)?;
     // connecting only waits where the queue is full, and only our own user can fill this one
     if !found.file_type().is_socket() || found.uid() != geteuid().as_raw() {
-        let why = format!("expected a socket of user {}, found one of user {}, {:?}", geteuid().as_raw(), found.uid(), found.file_type());
+        let why = format!(
+            "expected a socket of user {}, found one of user {}, {:?}",
+            geteuid().as_raw(),
+            found.uid(),
+            found.file_type()
+        );
         return Err(io::Error::new(ErrorKind::PermissionDenied, why));
     }
     let mut socket = UnixStream::connect(path)?;
@@ -252,7 +260,10 @@ fn take(socket: UnixStream) -> io::Result<ShmStream> {
         _ => None,
     });
     let Some(file) = files.flatten().next() else {
-        return Err(io::Error::new(ErrorKind::InvalidData, "expected a descriptor at the socket, found none"));
+        return Err(io::Error::new(
+            ErrorKind::InvalidData,
+            "expected a descriptor at the socket, found none",
+        ));
     };
     ShmStream::new(&Memory::open(file)?, By::Guest, socket)
 }
@@ -280,5 +291,127 @@ fn user_of(socket: &UnixStream) -> io::Result<u32> {
     match unsafe { libc::getpeereid(socket.as_raw_fd(), &mut user, &mut group) } {
         0 => Ok(user),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+    use crate::MemoryLink;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+    const TOKEN: Token = [9; TOKEN_BYTES];
+
+    fn door() -> Door {
+        Door::open(&std::env::temp_dir(), TOKEN).unwrap()
+    }
+
+    fn knock(door: &Door, token: &[u8]) -> UnixStream {
+        let mut socket = UnixStream::connect(door.path()).unwrap();
+        socket.write_all(token).unwrap();
+        socket
+    }
+
+    #[test]
+    fn strangers_are_turned_away_and_the_peer_is_let_in() {
+        let door = door();
+        let _silent = knock(&door, &[]);
+        let _short = knock(&door, &TOKEN[1..]);
+        let _wrong = knock(&door, &[8; TOKEN_BYTES]);
+        let peer = knock(&door, &TOKEN);
+        let _late = knock(&door, &TOKEN);
+        let _near = door.admit().unwrap();
+        assert!(take(peer).is_ok());
+    }
+
+    #[test]
+    fn an_offer_that_nobody_takes_up_says_so() {
+        let why = |door: Door| door.admit().err().unwrap().to_string();
+        assert!(why(door()).contains("nobody called"));
+        let door = door();
+        let crowd: Vec<_> = (0..MAX_CALLERS).map(|_| knock(&door, &[])).collect();
+        let _peer_behind_them = knock(&door, &TOKEN);
+        assert!(why(door).contains("does not know the token"));
+        drop(crowd);
+    }
+
+    #[test]
+    fn the_socket_is_private_and_gone_afterwards() {
+        let door = door();
+        let (path, directory) = (door.path(), door.directory.path().to_owned());
+        assert_eq!(fs::metadata(&directory).unwrap().mode() & 0o777, 0o700);
+        drop(door);
+        assert!(!path.exists() && !directory.exists());
+    }
+
+    #[test]
+    fn only_a_socket_of_our_own_user_is_called() {
+        let call_at = |path: &Path| {
+            let offered = [&TOKEN[..], path.as_os_str().as_bytes()].concat();
+            call(&offered).err().map(|e| e.to_string()).unwrap_or_default()
+        };
+        assert!(call_at(Path::new("/nowhere/at/all")).contains("No such file"));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert!(call_at(file.path()).contains("expected a socket of user"));
+        assert!(call(&TOKEN[1..]).err().unwrap().to_string().contains("not an offer"));
+        let door = door();
+        assert_eq!(call_at(&door.path()), "");
+        if geteuid().is_root() {
+            std::os::unix::fs::chown(door.path(), Some(65_534), None).unwrap();
+            assert!(call_at(&door.path()).contains("found one of user 65534"));
+        }
+    }
+
+    #[test]
+    fn what_comes_without_memory_is_refused() {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        far.write_all(&[0]).unwrap();
+        assert!(take(near).err().unwrap().to_string().contains("expected a descriptor"));
+        let (near, _silent) = UnixStream::pair().unwrap();
+        assert_eq!(take(near).err().unwrap().kind(), ErrorKind::WouldBlock);
+    }
+
+    /// Both ends learn why, and the link between them still carries messages.
+    #[test]
+    fn a_failed_offer_leaves_the_old_link_as_it_was() {
+        let (mut a, mut b) = MemoryLink::pair();
+        thread::scope(|s| {
+            let guest = s.spawn(|| accept(&mut b, PATIENCE).err().unwrap().to_string());
+            let here =
+                offer(&mut a, TOKEN, Path::new("/nowhere/at/all"), PATIENCE).err().unwrap().to_string();
+            let there = guest.join().unwrap();
+            assert!(here.contains("no shared memory with memory peer b: No such file"), "{here}");
+            assert!(there.contains("it says: No such file"), "{there}");
+        });
+        send(&mut a, b"still here", Some(PATIENCE)).unwrap();
+        let mut message = Vec::new();
+        recv(&mut b, &mut message, Some(PATIENCE)).unwrap();
+        assert_eq!(message, b"still here");
+    }
+
+    #[test]
+    fn a_guest_that_cannot_call_leaves_the_old_link_as_it_was() {
+        let (mut a, mut b) = MemoryLink::pair();
+        thread::scope(|s| {
+            let maker =
+                s.spawn(|| offer(&mut a, TOKEN, &std::env::temp_dir(), PATIENCE).err().unwrap().to_string());
+            let mut talk = Talk { link: &mut b, timeout: PATIENCE };
+            talk.hear().unwrap();
+            talk.recv().unwrap();
+            talk.send(b"other \x1b[31mhost").unwrap();
+            assert!(maker.join().unwrap().ends_with("it says: other  [31mhost"));
+        });
+        send(&mut b, b"still here", Some(PATIENCE)).unwrap();
+        recv(&mut a, &mut Vec::new(), Some(PATIENCE)).unwrap();
+    }
+
+    #[test]
+    fn a_link_that_fails_is_told_apart() {
+        let (mut a, b) = MemoryLink::pair();
+        drop(b);
+        let e = offer(&mut a, TOKEN, &std::env::temp_dir(), PATIENCE).err().unwrap();
+        assert!(matches!(e, HandoverError::Link(LinkError::Closed { .. })), "{e}");
     }
 }

@@ -214,7 +214,9 @@ mod tests {
     fn the_two_rings_share_nothing() {
         let (memory, _file) = Memory::make().unwrap();
         let (ours, theirs) = (memory.ring(By::Maker), memory.ring(By::Guest));
-        for (i, name) in [Name::Tail, Name::Head, Name::WriterSleeps, Name::ReaderSleeps].into_iter().enumerate() {
+        for (i, name) in
+            [Name::Tail, Name::Head, Name::WriterSleeps, Name::ReaderSleeps].into_iter().enumerate()
+        {
             ours.word(name).store(10 + i as u64, Ordering::Relaxed);
             theirs.word(name).store(20 + i as u64, Ordering::Relaxed);
             assert_eq!(ours.word(name).load(Ordering::Relaxed), 10 + i as u64);

@@ -154,3 +154,6 @@ impl Bell {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

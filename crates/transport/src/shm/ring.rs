@@ -203,7 +203,9 @@ fn wake_sleeper<S: Shared>(shared: &S, flag: Name, wake: impl Fn()) {
 fn check(n_inside: u64, n_bytes: usize) -> io::Result<usize> {
     let possible = usize::try_from(n_inside).ok().filter(|n| *n <= n_bytes);
     possible.ok_or_else(|| {
-        let why = format!("the ring's counters were damaged: expected at most {n_bytes} bytes inside, found {n_inside}");
+        let why = format!(
+            "the ring's counters were damaged: expected at most {n_bytes} bytes inside, found {n_inside}"
+        );
         io::Error::new(ErrorKind::InvalidData, why)
     })
 }
