@@ -20,6 +20,8 @@ use transport::{
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 type Pair = (Box<dyn Link>, Box<dyn Link>);
+/// A name and what makes two connected ends.
+type Kind = (&'static str, fn() -> Result<Pair>);
 
 const SIZES: [usize; 3] = [64, 2 << 10, 8 << 10];
 const N_ROUNDS: usize = 20_000;
@@ -66,7 +68,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn kinds() -> [(&'static str, fn() -> Result<Pair>); 3] {
+fn kinds() -> [Kind; 3] {
     [("shm", shm_pair), ("tcp", tcp_pair), ("memory", memory_pair)]
 }
 

@@ -57,7 +57,7 @@ pub struct ShmStream {
 struct Bell(UnixStream);
 
 impl ShmStream {
-    /// `tx_by` is this end's own role.
+    /// The end that is `own`'s, with a connected socket.
     fn new(memory: &Arc<Memory>, own: By, socket: UnixStream) -> io::Result<ShmStream> {
         let other = match own {
             By::Maker => By::Guest,
