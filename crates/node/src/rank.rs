@@ -4,9 +4,10 @@
 mod control;
 mod device;
 mod drive;
+mod near;
 
 use std::{
-    io,
+    env, io,
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     sync::mpsc::Receiver,
@@ -261,6 +262,8 @@ impl Rank {
         }
         links.extend(self.wait_for_peers(me.rank)?);
         let deadline = self.init.step_deadline + Duration::from_millis(DEADLINE_MARGIN_MS);
+        let is_near = |peer| plan.rank(peer).is_some_and(|peer| peer.node == me.node);
+        near::share_memory(me.rank, is_near, &mut links, &env::temp_dir(), deadline)?;
         let mut world = World::new(me.rank, links, deadline)?;
         if self.is_crowded(plan, me) {
             world.set_spin(Duration::ZERO);

@@ -226,13 +226,17 @@ impl Wait {
 /// Sleeps until one of the links is ready or `left` is over. May return early. Its list of descriptors is
 /// allocated anew: next to a trip through the kernel's scheduler that is nothing.
 fn block<'a>(links: impl IntoIterator<Item = (&'a dyn Link, PollFlags)>, left: Option<Duration>) {
-    let fds: Option<Vec<PollFd<'_>>> = links
-        .into_iter()
-        .map(|(link, events)| Some(PollFd::from_borrowed_fd(link.pollable()?, events)))
-        .collect();
+    let (mut fds, mut all_pollable) = (Vec::new(), true);
+    for (link, events) in links {
+        let Some(events) = link.arm(events) else { return };
+        match link.pollable() {
+            Some(fd) => fds.push(PollFd::from_borrowed_fd(fd, events)),
+            None => all_pollable = false,
+        }
+    }
     let timeout = left.and_then(|left| Timespec::try_from(left).ok());
     // An error here (a signal, say) only means that we look again.
-    let polled = fds.is_some_and(|mut fds| poll(&mut fds, timeout.as_ref()).is_ok());
+    let polled = all_pollable && poll(&mut fds, timeout.as_ref()).is_ok();
     if !polled {
         let nap = Duration::from_micros(NAP_US);
         thread::sleep(left.map_or(nap, |left| left.min(nap)));

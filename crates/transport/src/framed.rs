@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use rustix::event::PollFlags;
+
 use crate::{Link, LinkError, MAX_MESSAGE_BYTES, Pending, Progress, SPIN_US};
 
 /// Bytes in front of every message.
@@ -15,18 +17,22 @@ pub const HEADER_BYTES: usize = 12;
 /// How every header starts.
 const MAGIC: [u8; 4] = *b"1fln";
 
-/// Read-ahead: a small message comes with its header in one read and is copied once more; the middle of a larger
-/// one goes straight to its place.
-const INBOX_BYTES: usize = 16 << 10;
-
 /// A non-blocking stream of bytes in both directions. `WouldBlock` says that nothing moves now.
 pub trait ByteStream: Send {
+    /// Bytes that are read ahead, at least [`HEADER_BYTES`]: a smaller message comes with its header in one read and is
+    /// copied once more, the middle of a larger one goes straight to its place.
+    const READ_AHEAD_BYTES: usize = 16 << 10;
+
     /// Reads some bytes; 0 is the end.
     fn try_read(&mut self, out: &mut [u8]) -> io::Result<usize>;
     /// Writes some of the bytes of `parts`, in order.
     fn try_write(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize>;
     /// What the kernel can wait on.
     fn pollable(&self) -> Option<BorrowedFd<'_>>;
+    /// As [`Link::arm`].
+    fn arm(&self, events: PollFlags) -> Option<PollFlags> {
+        Some(events)
+    }
     /// Ends both directions.
     fn close(&mut self);
 }
@@ -68,7 +74,7 @@ impl<S: ByteStream> Framed<S> {
             n_sent: 0,
             n_received: 0,
             n_left: 0,
-            inbox: Inbox { bytes: vec![0; INBOX_BYTES].into_boxed_slice(), start: 0, end: 0 },
+            inbox: Inbox { bytes: vec![0; S::READ_AHEAD_BYTES].into_boxed_slice(), start: 0, end: 0 },
         }
     }
 
@@ -187,7 +193,7 @@ impl<S: ByteStream> Link for Framed<S> {
         let out = &mut out[..wanted];
         let pending = Pending::Recv(self.n_left);
         let mut n = self.inbox.take(out);
-        if n == 0 && wanted >= INBOX_BYTES {
+        if n == 0 && wanted >= S::READ_AHEAD_BYTES {
             let read = self.stream.try_read(out);
             n = self.check_read(read, pending)?;
         } else if n == 0 && self.fill_inbox(pending)? {
@@ -199,6 +205,10 @@ impl<S: ByteStream> Link for Framed<S> {
 
     fn pollable(&self) -> Option<BorrowedFd<'_>> {
         self.stream.pollable()
+    }
+
+    fn arm(&self, events: PollFlags) -> Option<PollFlags> {
+        self.stream.arm(events)
     }
 
     fn spin(&self) -> Duration {

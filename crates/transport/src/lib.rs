@@ -2,21 +2,25 @@
 //! of them move at the same time and none can hold up another. Knows bytes and peers; knows neither ranks nor
 //! what a message means.
 //!
-//! [`Link`] is the promise, [`TcpLink`] and [`MemoryLink`] keep it, [`exchange`], [`send`] and [`recv`] are the only
-//! blocking calls. They spin for a bounded time and then wait in the kernel.
+//! [`Link`] is the promise, [`TcpLink`], [`ShmLink`] and [`MemoryLink`] keep it, [`exchange`], [`send`] and [`recv`] are
+//! the only blocking calls. They spin for a bounded time and then wait in the kernel.
 
 mod drive;
 mod error;
 mod framed;
 mod memory;
+pub mod shm;
 mod tcp;
 
 use std::{os::fd::BorrowedFd, time::Duration};
+
+use rustix::event::PollFlags;
 
 pub use drive::{ExchangeError, Lane, exchange, recv, send};
 pub use error::{LinkError, Pending};
 pub use framed::{ByteStream, Framed, HEADER_BYTES};
 pub use memory::{MEMORY_PIPE_BYTES, MemoryControl, MemoryLink, MemoryStream};
+pub use shm::ShmLink;
 pub use tcp::TcpLink;
 
 /// Longest message in bytes. A length above it on the wire is an error, so garbage never becomes an allocation.
@@ -58,6 +62,13 @@ pub trait Link: Send {
 
     /// What the kernel can wait on, if there is such a thing.
     fn pollable(&self) -> Option<BorrowedFd<'_>>;
+
+    /// To be called before each sleep on [`Link::pollable`], by who waits for `events` (to receive, to send): the events
+    /// to sleep for there, or `None` if something moved meanwhile and there is to be no sleep. A link whose bytes do not
+    /// go through the kernel has itself woken here.
+    fn arm(&self, events: PollFlags) -> Option<PollFlags> {
+        Some(events)
+    }
 
     /// How long to poll without a pause; [`SPIN_US`] unless set.
     fn spin(&self) -> Duration;

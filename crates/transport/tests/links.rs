@@ -7,11 +7,15 @@ mod conformance;
 use std::{
     io::Write,
     net::{TcpListener, TcpStream},
+    thread,
     time::{Duration, Instant},
 };
 
 use conformance::{Pair, link_conformance};
-use transport::{HEADER_BYTES, LinkError, MemoryLink, TcpLink, recv, send};
+use transport::{
+    HEADER_BYTES, Link, LinkError, MemoryLink, TcpLink, recv, send,
+    shm::{self, TOKEN_BYTES},
+};
 
 const LONG: Option<Duration> = Some(Duration::from_secs(60));
 
@@ -31,8 +35,21 @@ fn tcp() -> Pair {
     (Box::new(TcpLink::new(a, "tcp peer b").unwrap()), Box::new(TcpLink::new(b, "tcp peer a").unwrap()))
 }
 
+/// By the same way as two processes.
+fn shm() -> Pair {
+    let (a, b) = sockets();
+    let (mut a, mut b) = (TcpLink::new(a, "shm peer b").unwrap(), TcpLink::new(b, "shm peer a").unwrap());
+    let patience = Duration::from_secs(60);
+    thread::scope(|s| {
+        let guest = s.spawn(|| shm::accept(&mut b, patience).unwrap());
+        let maker = shm::offer(&mut a, [7; TOKEN_BYTES], &std::env::temp_dir(), patience).unwrap();
+        (Box::new(maker) as Box<dyn Link>, Box::new(guest.join().unwrap()) as Box<dyn Link>)
+    })
+}
+
 link_conformance!(over_memory, memory);
 link_conformance!(over_tcp, tcp);
+link_conformance!(over_shm, shm);
 
 #[test]
 fn a_stranger_on_the_port_is_an_error() {
