@@ -2,7 +2,7 @@
 //! of them move at the same time and none can hold up another. Knows bytes and peers; knows neither ranks nor
 //! what a message means.
 //!
-//! [`Link`] is the promise, [`TcpLink`] and [`MemoryLink`] keep it, [`exchange`], [`send`] and [`recv`] are the only
+//! [`Link`] is the promise, [`TcpLink`], [`VerbsLink`](verbs::VerbsLink) and [`MemoryLink`] keep it, [`exchange`], [`send`] and [`recv`] are the only
 //! blocking calls. They spin for a bounded time and then wait in the kernel.
 
 mod drive;
@@ -10,6 +10,7 @@ mod error;
 mod framed;
 mod memory;
 mod tcp;
+pub mod verbs;
 
 use std::{os::fd::BorrowedFd, time::Duration};
 
