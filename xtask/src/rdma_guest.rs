@@ -3,6 +3,7 @@
 //! that are unpacked below the target folder. It does not know what the tests prove.
 
 mod image;
+mod latency;
 mod machine;
 
 use std::{
@@ -17,6 +18,7 @@ use anyhow::{Context, Result, ensure};
 use crate::debian::{self, Debian};
 use crate::{outcome::Outcome, tidy};
 use image::Image;
+use latency::Latencies;
 use machine::Machine;
 
 /// The emulator, and what the guest is made of; its kernel comes beside them.
@@ -53,12 +55,14 @@ pub(crate) fn run() -> Result<ExitCode> {
     let initrd = store.join("initrd");
     image(&debian, &release, &tests, &example)?.write(&initrd)?;
     let (build_time, start) = (start.elapsed(), Instant::now());
-    let mut sum = Outcome::default();
+    let (mut sum, mut latencies) = (Outcome::default(), Latencies::default());
     let machine = Machine { debian: &debian, kernel, initrd };
     let status = machine.run(Duration::from_secs(TIMEOUT_S), |line| {
         println!("{line}");
         sum += Outcome::of_line(line).unwrap_or_default();
+        latencies.read(line);
     })?;
+    latencies.lines().for_each(|line| println!("rdma-guest: {line}"));
     let sum = sum.checked(status == 0);
     println!(
         "rdma-guest: {sum} over software RDMA; built in {} s, run in {} s",

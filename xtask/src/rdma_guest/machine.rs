@@ -66,7 +66,7 @@ impl Machine<'_> {
             Some(running) => running,
             None => self.start(Accelerator::Emulated)?,
         };
-        running.to_end(deadline, timeout, on_line)
+        running.follow(deadline, timeout, on_line)
     }
 
     fn start(&self, accelerator: Accelerator) -> Result<Running> {
@@ -110,7 +110,7 @@ impl Running {
         false
     }
 
-    fn to_end(&mut self, deadline: Instant, timeout: Duration, mut on_line: impl FnMut(&str)) -> Result<i32> {
+    fn follow(&mut self, deadline: Instant, timeout: Duration, mut on_line: impl FnMut(&str)) -> Result<i32> {
         loop {
             match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) => on_line(&line),
@@ -162,7 +162,7 @@ mod tests {
     fn run(script: &str, timeout: Duration) -> (Result<i32>, Vec<String>) {
         let mut running = Running::start(Command::new("sh").args(["-c", script])).unwrap();
         let mut lines = Vec::new();
-        let ended = running.to_end(Instant::now() + timeout, timeout, |line| lines.push(line.to_owned()));
+        let ended = running.follow(Instant::now() + timeout, timeout, |line| lines.push(line.to_owned()));
         (ended, lines)
     }
 

@@ -114,13 +114,17 @@ pub enum VerbsError {
     },
 }
 
-/// What helps, for what is known to go wrong on Thunderbolt.
+/// What helps, for what is known to go wrong on Thunderbolt; the numbers are macOS's.
 fn call_hint(source: &io::Error) -> &'static str {
     match source.raw_os_error() {
-        Some(96) => "\nhint: the port went stale; pull the cable and plug it in again",
-        Some(60) => "\nhint: the peer's address is not reachable over this cable",
+        Some(60) if cfg!(target_os = "macos") => {
+            "\nhint: the peer's address is not reachable over this cable"
+        }
+        Some(96) if cfg!(target_os = "macos") => {
+            "\nhint: the port went stale; pull the cable and plug it in again"
+        }
         Some(12) => {
-            "\nhint: locked memory may be limited (`ulimit -l`), or the device may have lost what dead processes held"
+            "\nhint: locked memory may be limited (`ulimit -l`), or the device still holds what dead processes had"
         }
         _ => "",
     }

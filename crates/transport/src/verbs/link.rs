@@ -135,30 +135,30 @@ impl VerbsLink {
         Ok(has_moved)
     }
 
-    /// Takes all completions there are.
+    /// Takes the completions there are, at most as many as requests can be posted: a peer that sends on and on is left for
+    /// the next call.
     fn complete(&mut self, pending: Pending) -> Result<bool, LinkError> {
-        let mut has_moved = false;
-        loop {
+        let n_requests = self.n_receives + self.n_sends;
+        let mut n_taken = 0;
+        while n_taken < n_requests {
             let n = self.pair.poll(&mut self.completions).map_err(|e| self.io(pending, e))?;
             for index in 0..n {
                 let Completion { frame, status, n_bytes } = self.completions.get(index);
                 if status != STATUS_SUCCESS {
-                    return Err(LinkError::Device {
-                        peer: self.peer.clone(),
-                        device: self.device().into(),
-                        status,
-                    });
+                    let (peer, device) = (self.peer.clone(), self.device().to_owned());
+                    return Err(LinkError::Device { peer, device, status });
                 }
                 match frame < self.n_receives {
                     true => self.arrive(frame, n_bytes, pending)?,
                     false => self.free.push(frame),
                 }
             }
-            has_moved |= n > 0;
-            if !Completions::is_full(n) {
-                return Ok(has_moved);
+            n_taken += n;
+            if n == 0 {
+                break;
             }
         }
+        Ok(n_taken > 0)
     }
 
     /// A frame was received.
@@ -240,8 +240,10 @@ impl VerbsLink {
 
     /// Hears what the peer says beside the link, and holds it against what arrived.
     fn listen(&mut self, now: Instant, pending: Pending) -> Result<(), LinkError> {
-        while self.end.is_none() {
-            let Some(note) = self.control.read().map_err(|e| self.io(pending, e))? else { break };
+        // One note at a time: however many a peer sends, this comes back.
+        if self.end.is_none()
+            && let Some(note) = self.control.read().map_err(|e| self.io(pending, e))?
+        {
             // what was sent before the note is here
             self.complete(pending)?;
             match note {
