@@ -15,13 +15,13 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use conformance::{Pair, link_conformance};
 use transport::{
     Lane, Link, LinkError, Pending, exchange, recv, send,
-    verbs::{Device, Limits, PortState, Upgrade, Verbs, VerbsError, VerbsLink, upgrade},
+    verbs::{Device, DeviceReport, Limits, PortState, Upgrade, Verbs, VerbsError, VerbsLink, upgrade},
 };
 
 const N_CABLES: usize = 3;
@@ -96,8 +96,35 @@ fn run(command: &str) {
     assert!(status.success(), "{command}: {status}");
 }
 
-fn pulled_cable_2() -> Change {
-    Change::new("ip link set a2 down", "ip link set a2 up")
+/// Cable 2, pulled until this is dropped.
+struct Pulled(Option<Change>);
+
+impl Pulled {
+    fn new() -> Pulled {
+        let change = Change::new("ip link set a2 down", "ip link set a2 up");
+        wait_for_ports(PortState::Down);
+        Pulled(Some(change))
+    }
+}
+
+impl Drop for Pulled {
+    fn drop(&mut self) {
+        self.0.take();
+        wait_for_ports(PortState::Active);
+    }
+}
+
+/// The kernel tells a port's device of its cable a moment later.
+fn wait_for_ports(state: PortState) {
+    let verbs = Verbs::load().unwrap();
+    let is_there = |report: &DeviceReport| {
+        !report.name.ends_with('2') || report.ports.as_ref().unwrap().iter().all(|port| port.state == state)
+    };
+    let deadline = Instant::now() + STEP;
+    while !verbs.probe().iter().all(is_there) {
+        assert!(Instant::now() < deadline, "the ports of cable 2 are not {state}");
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 #[test]
@@ -245,7 +272,7 @@ fn reordered_frames_are_an_error_and_no_message() {
 fn a_pulled_cable_wakes_both_ends() {
     let (mut a, mut b) = pair(2);
     let sleeper = thread::spawn(move || recv(a.as_mut(), &mut Vec::new(), None).unwrap_err());
-    let _pulled = pulled_cable_2();
+    let _pulled = Pulled::new();
     let e = recv(b.as_mut(), &mut Vec::new(), None).unwrap_err();
     let is_named =
         matches!(e, LinkError::PortDown { pending: Pending::Message, .. } | LinkError::Closed { .. });
@@ -267,7 +294,7 @@ fn a_pulled_cable_ends_a_transfer() {
         }
     });
     recv(b.as_mut(), &mut Vec::new(), LONG).unwrap();
-    let _pulled = pulled_cable_2();
+    let _pulled = Pulled::new();
     let mut message = Vec::new();
     let e = loop {
         if let Err(e) = recv(b.as_mut(), &mut message, LONG) {
@@ -283,7 +310,7 @@ fn a_pulled_cable_ends_a_transfer() {
 #[test]
 #[ignore = "needs RDMA devices: cargo xtask rdma-guest"]
 fn a_port_that_is_down_carries_no_link() {
-    let _pulled = pulled_cable_2();
+    let _pulled = Pulled::new();
     let (a, b) = both(&device("rxea", 2), &device("rxeb", 2), Limits::APPLE);
     for end in [a, b] {
         let why = end.err().unwrap();

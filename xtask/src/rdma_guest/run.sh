@@ -3,9 +3,10 @@
 
 # The tool's table ends with a line of bytes, rounds, least, most and median, in us.
 system() {
-    timeout 60 ib_send_lat -c UC -x 1 -F -n 1000 -s "$1" -d rxea1 >/dev/null &
+    timeout 60 ib_send_lat -c UC -x 1 -F -n 1000 -s "$1" -d rxea1 >/dev/null 2>&1 &
     sleep 1
-    timeout 60 ib_send_lat -c UC -x 1 -F -n 1000 -s "$1" -d rxeb1 127.0.0.1 | awk -v bytes="$1" '$1 == bytes { print $5 }'
+    timeout 60 ib_send_lat -c UC -x 1 -F -n 1000 -s "$1" -d rxeb1 127.0.0.1 2>/dev/null |
+        awk -v bytes="$1" '$1 == bytes { print $5 }'
     wait
 }
 

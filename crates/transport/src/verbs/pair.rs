@@ -293,6 +293,11 @@ impl Completions {
         Completions { raw: [Wc::default(); N_COMPLETIONS] }
     }
 
+    /// Whether there may be more than these.
+    pub(super) fn is_full(n: usize) -> bool {
+        n == N_COMPLETIONS
+    }
+
     /// One of those that the last call of [`Pair::poll`] counted.
     pub(super) fn get(&self, index: usize) -> Completion {
         let wc = self.raw[index];
