@@ -35,7 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     stream.set_nodelay(true)?;
     let device = Verbs::load()?.open(&device)?;
-    let mut link = match upgrade(stream, "the other end", Ok(&device), Limits::APPLE, TIMEOUT)? {
+    let mut link = match upgrade(stream, "the other end", Ok(device), Limits::APPLE, TIMEOUT)? {
         Upgrade::Verbs(link) => link,
         Upgrade::Tcp(_, why) => return Err(why.into()),
     };

@@ -4,6 +4,23 @@
 //!
 //! [`Verbs::load`] opens the library, [`Verbs::probe`] tells what there is, [`upgrade`] puts a [`VerbsLink`] beside a TCP
 //! stream or gives the stream back with the reason why not.
+//!
+//! ```no_run
+//! # use std::{net::TcpStream, time::Duration};
+//! use transport::{Link, TcpLink, verbs::{Limits, Upgrade, Verbs, upgrade}};
+//!
+//! /// Both ends call this with their end of an authenticated stream; each names its own device.
+//! fn link(stream: TcpStream, peer: &str, device: &str) -> Result<Box<dyn Link>, Box<dyn std::error::Error>> {
+//!     let device = Verbs::load().and_then(|verbs| verbs.open(device));
+//!     match upgrade(stream, peer, device, Limits::APPLE, Duration::from_secs(10))? {
+//!         Upgrade::Verbs(link) => Ok(link),
+//!         Upgrade::Tcp(stream, why) => {
+//!             eprintln!("{peer}: over TCP, for {why}");
+//!             Ok(Box::new(TcpLink::new(stream, peer)?))
+//!         }
+//!     }
+//! }
+//! ```
 
 mod control;
 mod credit;

@@ -62,8 +62,8 @@ fn both(a: &Arc<Device>, b: &Arc<Device>, limits: Limits) -> (Linked, Linked) {
         Ok(Upgrade::Tcp(_, why)) | Err(why) => Err(why),
     };
     thread::scope(|s| {
-        let a = s.spawn(move || linked(upgrade(near, "verbs peer b", Ok(a), limits, STEP)));
-        let b = linked(upgrade(far, "verbs peer a", Ok(b), limits, STEP));
+        let a = s.spawn(move || linked(upgrade(near, "verbs peer b", Ok(a.clone()), limits, STEP)));
+        let b = linked(upgrade(far, "verbs peer a", Ok(b.clone()), limits, STEP));
         (a.join().unwrap(), b)
     })
 }
@@ -198,7 +198,7 @@ fn an_end_without_a_device_leaves_both_with_the_stream() {
         let none = Verbs::load().unwrap().open("rdma_en9").err().unwrap();
         upgrade(far, "a", Err(none), Limits::APPLE, STEP)
     });
-    let Ok(Upgrade::Tcp(mut near, why)) = upgrade(near, "b", Ok(&device("rxea", 1)), Limits::APPLE, STEP)
+    let Ok(Upgrade::Tcp(mut near, why)) = upgrade(near, "b", Ok(device("rxea", 1)), Limits::APPLE, STEP)
     else {
         panic!("a link with one device");
     };
@@ -326,7 +326,7 @@ fn a_killed_peer_is_an_error() {
     if let Ok(address) = env::var(PEER) {
         let stream = TcpStream::connect(address).unwrap();
         let Ok(Upgrade::Verbs(mut link)) =
-            upgrade(stream, "the test", Ok(&device("rxeb", 1)), Limits::APPLE, STEP)
+            upgrade(stream, "the test", Ok(device("rxeb", 1)), Limits::APPLE, STEP)
         else {
             panic!("no link in the other process");
         };
@@ -336,7 +336,7 @@ fn a_killed_peer_is_an_error() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let mut other = spawn_peer("a_killed_peer_is_an_error", &listener);
     let stream = listener.accept().unwrap().0;
-    let Ok(Upgrade::Verbs(mut link)) = upgrade(stream, "rank 1", Ok(&device("rxea", 1)), Limits::APPLE, STEP)
+    let Ok(Upgrade::Verbs(mut link)) = upgrade(stream, "rank 1", Ok(device("rxea", 1)), Limits::APPLE, STEP)
     else {
         panic!("no link to the other process");
     };

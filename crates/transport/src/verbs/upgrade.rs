@@ -45,7 +45,7 @@ pub enum Upgrade {
 pub fn upgrade(
     stream: TcpStream,
     peer: impl Into<String>,
-    device: Result<&Arc<Device>, VerbsError>,
+    device: Result<Arc<Device>, VerbsError>,
     limits: Limits,
     timeout: Duration,
 ) -> Result<Upgrade, VerbsError> {
@@ -84,10 +84,10 @@ impl Parley<'_> {
     /// error is the stream's.
     fn agree(
         &self,
-        device: Result<&Arc<Device>, VerbsError>,
+        device: Result<Arc<Device>, VerbsError>,
         limits: Limits,
     ) -> Result<Result<(Pair, u32), VerbsError>, VerbsError> {
-        let pair = device.and_then(|device| ready(device, limits));
+        let pair = device.and_then(|device| ready(&device, limits));
         let offer =
             pair.as_ref().map(|pair| Offer { address: pair.address(), n_receives: limits.n_receives });
         self.say(offer.map(|offer| (ADDRESS, offer.encode())))?;
