@@ -2,8 +2,8 @@
 //! of them move at the same time and none can hold up another. Knows bytes and peers; knows neither ranks nor
 //! what a message means.
 //!
-//! [`Link`] is the promise, [`TcpLink`], [`ShmLink`] and [`MemoryLink`] keep it, [`exchange`], [`send`] and [`recv`] are
-//! the only blocking calls. They spin for a bounded time and then wait in the kernel.
+//! [`Link`] is the promise, [`TcpLink`], [`ShmLink`], [`VerbsLink`](verbs::VerbsLink) and [`MemoryLink`] keep it,
+//! [`exchange`], [`send`] and [`recv`] are the only blocking calls. They spin for a bounded time and then wait in the kernel.
 
 mod drive;
 mod error;
@@ -11,6 +11,7 @@ mod framed;
 mod memory;
 pub mod shm;
 mod tcp;
+pub mod verbs;
 
 use std::{os::fd::BorrowedFd, time::Duration};
 
