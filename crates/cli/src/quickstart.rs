@@ -36,7 +36,7 @@ pub(crate) fn run(args: &QuickstartArgs) -> Result<()> {
             step_deadline: STEP_DEADLINE_S,
         },
     };
-    eprintln!("\n{} shared by two rank processes, tensor parallel over TCP:", model.id);
+    eprintln!("\n{} shared by two rank processes, tensor parallel:", model.id);
     let (replica, text) = start::replica_and_text(&model, &placement, None, start::MAX_LOCAL_REQUESTS)?;
 
     println!("\n> {QUESTION}\n");

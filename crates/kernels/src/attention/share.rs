@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use base::SeqSlice;
 
 use super::found::Found;
-use super::tile::{MAX_TILE, SPAN, Source, Tile, attend};
+use super::tile::{LINE_BYTES, MAX_TILE, SPAN, Source, Tile, attend};
 use crate::lanes::{Kernel, Lanes, N_LANES};
 use crate::pool::Shared;
 use crate::{Isa, Pool};
@@ -40,7 +40,8 @@ impl<S: Source> Batch<'_, S> {
         let own_len = 2 * self.found_len(MAX_TILE) + self.source.scratch_len();
 
         let mut scratch = pool.scratch.borrow_mut();
-        let (len, start) = (n_counters.next_multiple_of(N_LANES) + found_len, N_LANES);
+        let all_found = n_counters.next_multiple_of(N_LANES);
+        let (len, start) = (all_found + found_len, N_LANES);
         let needed = start + len + own_len * pool.n_threads();
         if scratch.attention.len() < needed {
             scratch.attention.resize(needed, 0.0);
@@ -54,7 +55,7 @@ impl<S: Source> Batch<'_, S> {
         pool.run(|part, _| {
             let (memory, out) = (&memory, &out);
             // SAFETY: each part has its own range of the scratch memory.
-            let own = unsafe { std::slice::from_raw_parts_mut(memory.0.add(len + part * own_len), own_len) };
+            let own = unsafe { memory.slice(len + part * own_len, own_len) };
             let mut mine = next.fetch_add(1, Ordering::Relaxed);
             for band in self.bands(most_work) {
                 while mine < band.items.end {
@@ -63,7 +64,7 @@ impl<S: Source> Batch<'_, S> {
                     // this item.
                     unsafe {
                         let counters = memory.0.add(band.counters.start);
-                        let found = memory.0.add(n_counters.next_multiple_of(N_LANES) + band.found.start);
+                        let found = memory.0.add(all_found + band.found.start);
                         isa.call(Item { batch: self, band: &band, index, counters, found, own, out: out.0 });
                     }
                     mine = next.fetch_add(1, Ordering::Relaxed);
@@ -236,6 +237,3 @@ unsafe fn finish<S: Source>(source: &S, tile: &Tile<'_>, found: &mut Found<'_>, 
         found.finish(i, out);
     }
 }
-
-/// Bytes of a memory line, to which the scratch memory is aligned.
-const LINE_BYTES: usize = 64;

@@ -15,6 +15,8 @@ pub(super) const SPAN: usize = 64;
 /// Keys that lie side by side: one vector of scores.
 pub(super) const PIECE: usize = N_LANES;
 pub(super) const N_PIECES: usize = SPAN / PIECE;
+/// Queries that the kernel takes together.
+const QUERIES: usize = 6;
 /// Most queries of a tile.
 pub(super) const MAX_TILE: usize = 48;
 
@@ -142,7 +144,7 @@ pub(super) unsafe fn attend<L: Lanes, S: Source>(
 ) {
     found.clear();
     let n = tile.queries.len();
-    let n_together = n.div_ceil(n.div_ceil(L::QUERIES));
+    let n_together = n.div_ceil(n.div_ceil(QUERIES));
     let mut visible = [const { 0..0 }; MAX_TILE];
     for (visible, query) in visible.iter_mut().zip(tile.queries.clone()) {
         *visible = tile.visible(query);
@@ -177,14 +179,11 @@ unsafe fn run<L: Lanes, S: Source>(
 ) {
     macro_rules! sizes {
         ($($r:literal),*) => {
-            // Sizes that the family does not use are not compiled.
-            $(if const { $r <= L::QUERIES } {
-                if let Some(visible) = visible.as_array() {
-                    let q = from_fn(|r| source.query(tile, step.i + r, scratch).as_ptr());
-                    let rows = Rows::<_, $r> { q, key_dim: source.key_dim(), visible, step, found };
-                    // SAFETY: the caller's promise.
-                    return unsafe { L::call(rows) };
-                }
+            $(if let Some(visible) = visible.as_array() {
+                let q = from_fn(|r| source.query(tile, step.i + r, scratch).as_ptr());
+                let rows = Rows::<_, $r> { q, key_dim: source.key_dim(), visible, step, found };
+                // SAFETY: the caller's promise.
+                return unsafe { L::call(rows) };
             })*
         };
     }
@@ -390,7 +389,7 @@ unsafe fn multiply<L: Lanes, E: Element, const R: usize, const C: usize>(
 }
 
 /// Bytes of a memory line.
-const LINE_BYTES: usize = 64;
+pub(super) const LINE_BYTES: usize = 64;
 
 /// Those of some positions that lie in the span from `first` on, counted from there.
 #[inline(always)]

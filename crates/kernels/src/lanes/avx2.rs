@@ -20,7 +20,6 @@ impl Lanes for Avx2 {
     const FLOAT_ROWS: usize = 4;
     const FLOAT_TILES: usize = 1;
     const PAIR_TILES: usize = 4;
-    const QUERIES: usize = 6;
     const SUMS: usize = 6;
     type F = [__m256; 2];
     type I = [__m256i; 2];

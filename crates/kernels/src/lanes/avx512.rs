@@ -37,7 +37,6 @@ impl<const HAS_BF16: bool> Lanes for Avx512<HAS_BF16> {
     const FLOAT_ROWS: usize = if HAS_BF16 { 6 } else { 4 };
     const FLOAT_TILES: usize = 4;
     const PAIR_TILES: usize = if HAS_BF16 { 1 } else { 4 };
-    const QUERIES: usize = 6;
     const SUMS: usize = 24;
     type F = __m512;
     type I = __m512i;

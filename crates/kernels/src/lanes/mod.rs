@@ -31,9 +31,7 @@ pub(crate) trait Lanes: Copy {
     const FLOAT_TILES: usize;
     /// Tiles that it takes together for one row in pairs of bf16.
     const PAIR_TILES: usize;
-    /// Queries that the attention kernel takes together.
-    const QUERIES: usize;
-    /// Vectors of sums that fit its registers beside what is multiplied.
+    /// Vectors of the attention kernel's sums that fit the registers beside what is multiplied.
     const SUMS: usize;
     /// 16 f32.
     type F: Copy;

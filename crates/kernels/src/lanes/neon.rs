@@ -22,7 +22,6 @@ impl Lanes for Neon {
     const FLOAT_ROWS: usize = 4;
     const FLOAT_TILES: usize = 1;
     const PAIR_TILES: usize = 4;
-    const QUERIES: usize = 6;
     const SUMS: usize = 6;
     type F = [float32x4_t; 4];
     type I = [int32x4_t; 4];

@@ -16,7 +16,6 @@ impl Lanes for Scalar {
     const FLOAT_ROWS: usize = 4;
     const FLOAT_TILES: usize = 1;
     const PAIR_TILES: usize = 4;
-    const QUERIES: usize = 6;
     const SUMS: usize = 6;
     type F = [f32; N_LANES];
     type I = [i32; N_LANES];

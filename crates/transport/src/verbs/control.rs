@@ -154,14 +154,14 @@ impl Talk<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::net::TcpListener;
 
     use super::*;
 
     const LONG: Duration = Duration::from_secs(60);
 
-    fn streams() -> (TcpStream, TcpStream) {
+    pub(in super::super) fn streams() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let a = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         (a, listener.accept().unwrap().0)

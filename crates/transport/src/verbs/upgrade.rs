@@ -221,17 +221,12 @@ fn ready(device: &Arc<Device>, limits: Limits) -> Result<Pair, VerbsError> {
 
 #[cfg(test)]
 mod tests {
-    use std::{net::TcpListener, thread};
+    use std::thread;
 
+    use super::super::control::tests::streams;
     use super::*;
 
     const LONG: Duration = Duration::from_secs(60);
-
-    fn streams() -> (TcpStream, TcpStream) {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let a = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        (a, listener.accept().unwrap().0)
-    }
 
     fn offer() -> Offer {
         let gid = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 80, 1, 2];
