@@ -3,6 +3,8 @@
 use base::RankId;
 use transport::LinkError;
 
+use crate::ElementKind;
+
 /// Why ranks could not do something together.
 #[derive(Debug, thiserror::Error)]
 pub enum CollectiveError {
@@ -17,6 +19,57 @@ pub enum CollectiveError {
         peer: RankId,
         /// What happened there.
         source: LinkError,
+    },
+    /// A peer says that a rank failed.
+    #[error("{op} on {rank} failed at {culprit}, says {by}")]
+    Told {
+        /// The operation.
+        op: &'static str,
+        /// This rank.
+        rank: RankId,
+        /// The rank that failed; this one, where a peer missed its messages.
+        culprit: RankId,
+        /// The rank that says so.
+        by: RankId,
+    },
+    /// A message that is left over from another incarnation of the ranks.
+    #[error("{op} on {rank}: refused a message of {peer}: expected incarnation {expected}, found {found}{}",
+        if .found < .expected { ", which is over" } else { "" })]
+    Incarnation {
+        /// The operation.
+        op: &'static str,
+        /// This rank.
+        rank: RankId,
+        /// The rank that sent it.
+        peer: RankId,
+        /// This world's incarnation.
+        expected: u32,
+        /// The message's.
+        found: u32,
+    },
+    /// A peer is at another call than this rank.
+    #[error("{op} on {rank}: refused a message of {peer}: expected {expected}, found {found}")]
+    OutOfStep {
+        /// The operation.
+        op: &'static str,
+        /// This rank.
+        rank: RankId,
+        /// The rank that sent it.
+        peer: RankId,
+        /// What the message should be part of.
+        expected: String,
+        /// What it is part of.
+        found: String,
+    },
+    /// The caller's slices hold different elements.
+    #[error("{op}: expected both slices of {expected:?}, found one of {found:?}")]
+    Element {
+        /// The operation.
+        op: &'static str,
+        /// What is given.
+        expected: ElementKind,
+        /// What is to be filled.
+        found: ElementKind,
     },
     /// An earlier operation failed, and with it all links of this rank.
     #[error("{op} on {rank} is impossible: the world is broken since {cause}")]
