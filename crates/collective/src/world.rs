@@ -1,7 +1,7 @@
 //! A rank's links to all other ranks, by their numbers. Knows whom, not what for.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
     time::Duration,
 };
 
@@ -32,8 +32,15 @@ pub struct World {
     lanes: Vec<Lane>,
     deadline: Duration,
     incarnation: u32,
-    /// The first failure.
-    broken: Option<String>,
+    /// The first failure, of this world or of one beside it.
+    fall: Arc<OnceLock<Fall>>,
+    is_closed: bool,
+}
+
+/// What broke a world.
+struct Fall {
+    cause: String,
+    culprit: RankId,
 }
 
 impl World {
@@ -51,7 +58,26 @@ impl World {
             return Err(CollectiveError::Links { rank: me, n_ranks, found });
         }
         let lines = links.into_iter().map(|(_, link)| Line { link, is_mid_send: false }).collect();
-        Ok(World { me, lines, lanes: Vec::new(), deadline, incarnation: 0, broken: None })
+        Ok(World {
+            me,
+            lines,
+            lanes: Vec::new(),
+            deadline,
+            incarnation: 0,
+            fall: Arc::default(),
+            is_closed: false,
+        })
+    }
+
+    /// A second world of this rank, over links of its own to the same ranks, for another thread.
+    ///
+    /// A world is one stream to each peer, in order, and whoever uses it has it alone. So that a bulk transfer does not
+    /// delay a small one, they go over two worlds: two streams to each peer, two locks, and what is small waits for nothing
+    /// that is large. They share incarnation, deadline and fate: when one breaks, so does the other, at its next call.
+    pub fn beside(&self, links: Vec<(RankId, Box<dyn Link>)>) -> Result<World, CollectiveError> {
+        let world = World::new(self.me, links, self.deadline)?;
+        let (incarnation, fall) = (self.incarnation, self.fall.clone());
+        Ok(World { incarnation, fall, ..world })
     }
 
     /// Numbers this forming of the ranks, alike on all of them: a message of another incarnation, left over or from a
@@ -150,7 +176,7 @@ impl World {
     }
 
     /// Index of the link to `peer`.
-    fn link_to(&self, op: &'static str, peer: RankId) -> Result<usize, CollectiveError> {
+    fn link_to(&mut self, op: &'static str, peer: RankId) -> Result<usize, CollectiveError> {
         self.check_whole(op)?;
         if peer == self.me || peer.index() >= self.size() {
             return Err(CollectiveError::NoSuchPeer { op, rank: self.me, peer, n_ranks: self.size() });
@@ -158,14 +184,22 @@ impl World {
         Ok(peer.index() - usize::from(peer > self.me))
     }
 
-    fn check_whole(&self, op: &'static str) -> Result<(), CollectiveError> {
-        match &self.broken {
-            Some(cause) => Err(CollectiveError::Broken { op, rank: self.me, cause: cause.clone() }),
-            None => Ok(()),
+    fn check_whole(&mut self, op: &'static str) -> Result<(), CollectiveError> {
+        let fall = self.fall.clone();
+        let Some(Fall { cause, culprit }) = fall.get() else { return Ok(()) };
+        self.close(*culprit);
+        Err(CollectiveError::Broken { op, rank: self.me, cause: cause.clone() })
+    }
+
+    /// Tells the peers whose fault it is, and closes all links.
+    fn close(&mut self, culprit: RankId) {
+        if !std::mem::replace(&mut self.is_closed, true) {
+            let incarnation = self.incarnation;
+            self.lines.iter_mut().for_each(|line| line.end(incarnation, culprit));
         }
     }
 
-    /// Breaks the world: tells the peers whose fault it is, and closes all links.
+    /// Breaks the world.
     fn fail(&mut self, op: &'static str, (link, fault): Failed) -> CollectiveError {
         let peer = RankId((link + usize::from(link >= self.me.index())) as u32);
         let (rank, mut culprit) = (self.me, peer);
@@ -183,9 +217,9 @@ impl World {
                 CollectiveError::OutOfStep { op, rank, peer, expected, found }
             }
         };
-        self.broken = Some(error.to_string());
-        let incarnation = self.incarnation;
-        self.lines.iter_mut().for_each(|line| line.end(incarnation, culprit));
+        // a world beside this one may have been first
+        let _ = self.fall.set(Fall { cause: error.to_string(), culprit });
+        self.close(culprit);
         error
     }
 }
