@@ -1,5 +1,7 @@
 //! What can go wrong between ranks, always with the operation and the ranks it concerns.
 
+use std::io;
+
 use base::RankId;
 use transport::LinkError;
 
@@ -114,6 +116,26 @@ pub enum CollectiveError {
         n_ranks: usize,
         /// The ranks that links were given for, sorted.
         found: Vec<RankId>,
+    },
+    /// No links lead there, over whomever.
+    #[error(
+        "the world of {rank}: expected a way to every rank, found none from its neighbours {neighbours:?} to {peer}\nhint: link {peer} with one of the ranks that reach each other"
+    )]
+    Unreachable {
+        /// This rank.
+        rank: RankId,
+        /// The first that cannot be reached.
+        peer: RankId,
+        /// The ranks that this one has links to.
+        neighbours: Vec<RankId>,
+    },
+    /// The thread that forwards cannot be had.
+    #[error("the world of {rank}: no thread that forwards to other ranks: {source}")]
+    Switch {
+        /// This rank.
+        rank: RankId,
+        /// The system's words.
+        source: io::Error,
     },
     /// A group needs different ranks, this one among them.
     #[error(

@@ -11,12 +11,14 @@ mod element;
 mod error;
 mod head;
 mod mesh;
+mod route;
 mod scripts;
 mod world;
 
 pub use element::{Element, ElementKind, Numbers, NumbersMut};
 pub use error::CollectiveError;
 pub use mesh::{Mesh, SLICES_FROM_BYTES};
+pub use route::MAX_ROUTED_RANKS;
 pub use world::{DEADLINE_S, SharedWorld, World};
 
 /// Ranks that compute one thing together. All of them call the same methods in the same order with the same

@@ -12,6 +12,7 @@ use crate::{
     CollectiveError,
     drive::{Failed, Fault, Lane, Line, Next, Script, drive, recv_any},
     head::{Call, Head},
+    route::Culprit,
 };
 
 /// Time a collective may take, in seconds, unless the world is given another: long enough for the slowest rank's
@@ -35,6 +36,8 @@ pub struct World {
     /// The first failure, of this world or of one beside it.
     fall: Arc<OnceLock<Fall>>,
     is_closed: bool,
+    /// Where messages are forwarded: the rank whose failure ended that.
+    culprit: Culprit,
 }
 
 /// What broke a world.
@@ -66,6 +69,7 @@ impl World {
             incarnation: 0,
             fall: Arc::default(),
             is_closed: false,
+            culprit: Culprit::default(),
         })
     }
 
@@ -89,6 +93,10 @@ impl World {
     /// Which forming of the ranks this is.
     pub fn incarnation(&self) -> u32 {
         self.incarnation
+    }
+
+    pub(crate) fn over_switch(self, culprit: Culprit) -> World {
+        World { culprit, ..self }
     }
 
     /// This rank.
@@ -202,6 +210,8 @@ impl World {
     /// Breaks the world.
     fn fail(&mut self, op: &'static str, (link, fault): Failed) -> CollectiveError {
         let peer = RankId((link + usize::from(link >= self.me.index())) as u32);
+        // a neighbour's failure ends all ways at once: it is that one's
+        let peer = self.culprit.get().copied().unwrap_or(peer);
         let (rank, mut culprit) = (self.me, peer);
         let error = match fault {
             Fault::Link(source) => CollectiveError::Link { op, rank, peer, source },

@@ -9,6 +9,7 @@ mod drive;
 mod error;
 mod framed;
 mod memory;
+mod pipe;
 pub mod shm;
 mod tcp;
 
@@ -20,6 +21,7 @@ pub use drive::{ExchangeError, Expired, Lane, Wait, exchange, recv, send};
 pub use error::{LinkError, Pending};
 pub use framed::{ByteStream, Framed, HEADER_BYTES};
 pub use memory::{MEMORY_PIPE_BYTES, MemoryControl, MemoryLink, MemoryStream};
+pub use pipe::PipeLink;
 pub use shm::ShmLink;
 pub use tcp::TcpLink;
 
