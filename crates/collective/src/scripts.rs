@@ -12,11 +12,11 @@ use crate::{
 /// Longest body of a message, in bytes; what is longer goes in several.
 const MESSAGE_BYTES: usize = 4 << 20;
 /// Bytes of a rank's slice of a piece: small enough for the caches, large enough that its head does not count.
-pub(crate) const SLICE_BYTES: usize = 128 << 10;
+pub(crate) const SLICE_BYTES: usize = 256 << 10;
 /// Pieces that may be on their way to a rank before it has summed the first of them.
-pub(crate) const N_SLOTS: usize = 4;
+pub(crate) const N_SLOTS: usize = 8;
 /// Pieces whose parts a rank sends before the sums of the first.
-const N_AHEAD: usize = 2;
+const N_AHEAD: usize = 4;
 
 /// Which bytes a peer gets or gives, if any.
 pub(crate) type Part<'a> = &'a dyn Fn(usize) -> Option<Range<usize>>;
