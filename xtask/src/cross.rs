@@ -4,14 +4,14 @@
 //! what is built with them.
 
 use std::{
-    ffi::OsString,
     fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Result, ensure};
 
+use crate::debian::{Debian, output};
 use crate::python::Python;
 
 /// The compiler, the source of its standard library, and what runs programs for other processors.
@@ -26,8 +26,7 @@ pub(crate) const WITH_STD: &str = "-Zbuild-std=std,panic_abort";
 pub(crate) struct Tools {
     /// Everything is in here.
     store: PathBuf,
-    /// Debian's packages as if this were `/`.
-    root: PathBuf,
+    debian: Debian,
     zig: PathBuf,
 }
 
@@ -35,11 +34,11 @@ impl Tools {
     /// Gets what is not below the target folder yet.
     pub(crate) fn get(target: &Path) -> Result<Tools> {
         let store = &target.join("cross");
-        let root = unpacked(store)?;
+        let debian = Debian::unpacked(store.join("debian"), &DEBIAN)?;
         let python = Python::in_venv(&store.join("venv"))?;
         python.call(&[&["-m", "pip", "install", "--quiet"][..], &PYPI].concat())?;
         let zig = python.call(&["-c", "import ziglang; print(ziglang.__path__[0])"])?;
-        let tools = Tools { store: store.to_owned(), root, zig: Path::new(zig.trim()).join("zig") };
+        let tools = Tools { store: store.to_owned(), debian, zig: Path::new(zig.trim()).join("zig") };
         tools.check_version()?;
         fs::create_dir_all(tools.sdk())?;
         Ok(tools)
@@ -56,7 +55,7 @@ impl Tools {
 
     /// What runs a program for another processor, named as in the emulator's name.
     pub(crate) fn emulator(&self, processor: &str) -> PathBuf {
-        self.root.join(format!("usr/bin/qemu-{processor}"))
+        self.debian.path(&format!("usr/bin/qemu-{processor}"))
     }
 
     /// Gets the sources of the workspace's dependencies and of the standard library's.
@@ -67,7 +66,7 @@ impl Tools {
 
     /// A cargo that compiles with ours, and takes options that are not settled yet, WITH_STD among them.
     fn with_compiler(&self, cargo: PathBuf) -> Command {
-        let mut cargo = self.with_libraries(cargo);
+        let mut cargo = self.debian.command(cargo);
         cargo.env("RUSTC", self.rustc()).env("RUSTC_BOOTSTRAP", "1");
         cargo
     }
@@ -78,25 +77,12 @@ impl Tools {
     }
 
     fn rustc(&self) -> PathBuf {
-        self.root.join("usr/bin/rustc")
-    }
-
-    /// A program that finds the libraries of the unpacked packages.
-    fn with_libraries(&self, program: PathBuf) -> Command {
-        let ours = self.root.join(format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH));
-        let mut paths = OsString::from(ours);
-        if let Some(others) = std::env::var_os("LD_LIBRARY_PATH") {
-            paths.push(":");
-            paths.push(others);
-        }
-        let mut command = Command::new(program);
-        command.env("LD_LIBRARY_PATH", paths);
-        command
+        self.debian.path("usr/bin/rustc")
     }
 
     /// An old Debian has an old compiler.
     fn check_version(&self) -> Result<()> {
-        let found = output(self.with_libraries(self.rustc()).arg("--version"))?;
+        let found = output(self.debian.command(self.rustc()).arg("--version"))?;
         let needed = env!("CARGO_PKG_RUST_VERSION");
         let is_new = matches!((minor(&found), minor(needed)), (Some(found), Some(needed)) if found >= needed);
         ensure!(
@@ -109,53 +95,9 @@ impl Tools {
     }
 }
 
-/// The folder with Debian's packages, and with what they need that the machine does not have.
-fn unpacked(store: &Path) -> Result<PathBuf> {
-    let root = store.join("debian");
-    if root.is_dir() {
-        return Ok(root);
-    }
-    let mut plan = Command::new("apt-get");
-    plan.args(["--simulate", "--quiet=2", "--no-install-recommends", "install"]).args(DEBIAN);
-    let plan = output(&mut plan)
-        .map_err(|why| anyhow!("{why:#}\nhint: `apt-get update` as root gets the list of packages"))?;
-    let unfinished = store.join("debian.partial");
-    if unfinished.exists() {
-        fs::remove_dir_all(&unfinished)?;
-    }
-    let downloads = unfinished.join("download");
-    fs::create_dir_all(&downloads)?;
-    output(
-        Command::new("apt-get")
-            .args(["--quiet=2", "download"])
-            .args(to_install(&plan))
-            .current_dir(&downloads),
-    )?;
-    for entry in fs::read_dir(&downloads)? {
-        output(Command::new("dpkg").arg("--extract").arg(entry?.path()).arg(&unfinished))?;
-    }
-    fs::remove_dir_all(&downloads)?;
-    fs::rename(&unfinished, &root)?; // last, so that a folder of this name is whole
-    Ok(root)
-}
-
-/// The packages that a simulated installation would add.
-fn to_install(plan: &str) -> impl Iterator<Item = &str> {
-    plan.lines().filter_map(|line| line.strip_prefix("Inst ")?.split_whitespace().next())
-}
-
 /// The second number of a version that begins with 1, wherever it is in the text.
 fn minor(text: &str) -> Option<u32> {
     text.split_whitespace().find_map(|word| word.strip_prefix("1.")?.split('.').next()?.parse().ok())
-}
-
-/// What a command printed; why it failed otherwise.
-fn output(command: &mut Command) -> Result<String> {
-    let program = command.get_program().display().to_string();
-    let output = command.output().with_context(|| format!("cannot start {program}"))?;
-    let errors = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{program} failed: {}", errors.trim());
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 #[cfg(test)]
@@ -163,25 +105,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_would_be_installed_is_got() {
-        let plan = "Remv rustup (1.27 Debian:12 [amd64])\nInst libllvm22 (1:22.1.8 Debian [amd64])\n\
-                    Inst rustc-web [1.85] (1.96.0 Debian [amd64])\nConf libllvm22 (1:22.1.8 Debian [amd64])\n";
-        assert_eq!(to_install(plan).collect::<Vec<_>>(), ["libllvm22", "rustc-web"]);
-        assert_eq!(to_install("").next(), None);
-    }
-
-    #[test]
     fn versions_are_found_in_what_compilers_print() {
         assert_eq!(minor("rustc 1.96.0 (ac68faa20 2026-05-25) (built from a source tarball)\n"), Some(96));
         assert_eq!(minor("1.95"), Some(95));
         assert_eq!(minor("rustc"), None);
-    }
-
-    #[test]
-    fn a_failure_names_the_program_and_its_reason() {
-        let error =
-            output(Command::new("sh").args(["-c", "echo no such package >&2; exit 100"])).unwrap_err();
-        assert_eq!(error.to_string(), "sh failed: no such package");
-        assert!(output(&mut Command::new("/nonexistent/apt-get")).is_err());
     }
 }

@@ -3,6 +3,7 @@
 mod arm;
 mod bench;
 mod cross;
+mod debian;
 mod golden;
 mod instructions;
 mod mac_check;
@@ -11,6 +12,7 @@ mod mlx;
 mod outcome;
 mod peer;
 mod python;
+mod rdma_guest;
 mod soak;
 mod tidy;
 
@@ -60,6 +62,10 @@ enum Command {
     ///
     /// Example: cargo xtask arm
     Arm,
+    /// Run the tests of the verbs link on a guest with software RDMA devices, with packages alone.
+    ///
+    /// Example: cargo xtask rdma-guest
+    RdmaGuest,
     /// Compare the instructions of the CPU kernels' operations with those that are kept.
     ///
     /// Example: cargo xtask instructions --bless
@@ -76,6 +82,7 @@ fn main() -> Result<ExitCode> {
         Command::Golden(args) => golden::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Mlx(args) => mlx::run(&args),
         Command::Arm => arm::run(),
+        Command::RdmaGuest => rdma_guest::run(),
         Command::Instructions(args) => instructions::run(&args),
         Command::MacCheck => mac_check::run().map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => bench::run(&args),

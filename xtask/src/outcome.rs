@@ -34,7 +34,7 @@ impl Outcome {
     }
 
     /// Reads `test result: ok. 4 passed; 0 failed; 1 ignored; …`; other lines are none.
-    fn of_line(line: &str) -> Option<Outcome> {
+    pub(crate) fn of_line(line: &str) -> Option<Outcome> {
         let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
         let count = |word: &str| {
             let mut parts = counts.split("; ").filter_map(|part| part.split_once(' '));
@@ -45,7 +45,7 @@ impl Outcome {
 
     /// The same with a failure added where the program failed without a failed test (it did not build, it crashed) or
     /// held no test at all.
-    fn checked(mut self, success: bool) -> Outcome {
+    pub(crate) fn checked(mut self, success: bool) -> Outcome {
         let is_empty = self == Outcome::default();
         if is_empty || (!success && self.failed == 0) {
             self.failed += 1;

@@ -94,4 +94,81 @@ pub enum LinkError {
         /// Bytes in the header.
         found: usize,
     },
+    /// Frames were sent and did not arrive: an unreliable device loses them without a word.
+    #[error(
+        "{peer}: frames were lost on {device}: it sent {n_sent}, {n_arrived} arrived\nhint: a cable or a port is failing"
+    )]
+    Lost {
+        /// The other end.
+        peer: String,
+        /// Our device.
+        device: String,
+        /// Frames that the peer has sent, modulo 2^32.
+        n_sent: u32,
+        /// Frames that arrived before the first that did not, modulo 2^32.
+        n_arrived: u32,
+    },
+    /// A frame's bytes are not those that were sent.
+    #[error(
+        "{peer}: frame {frame} was damaged on {device}: expected checksum {expected:08x}, found {found:08x}"
+    )]
+    Damaged {
+        /// The other end.
+        peer: String,
+        /// Our device.
+        device: String,
+        /// Number of the frame, modulo 2^32.
+        frame: u32,
+        /// The checksum in the frame.
+        expected: u32,
+        /// The checksum of the frame.
+        found: u32,
+    },
+    /// The peer counts receives that it cannot have posted.
+    #[error("{peer} is out of step: expected at most {expected} frames read, found {found}")]
+    Credit {
+        /// The other end.
+        peer: String,
+        /// Frames that were sent to it, modulo 2^32.
+        expected: u32,
+        /// Frames that it says it has read, modulo 2^32.
+        found: u32,
+    },
+    /// The device could not do what was asked.
+    #[error("{peer}: {device} ended a frame with status {status} ({})", verbs_status(*.status))]
+    Device {
+        /// The other end.
+        peer: String,
+        /// Our device.
+        device: String,
+        /// The status, as the verbs library numbers them.
+        status: u32,
+    },
+    /// The device's port does not carry traffic any more.
+    #[error(
+        "{peer}: the port of {device} is {state} while {pending}\nhint: the cable was pulled, or the other machine is off"
+    )]
+    PortDown {
+        /// The other end.
+        peer: String,
+        /// Our device.
+        device: String,
+        /// What the port says.
+        state: String,
+        /// What was waited for.
+        pending: Pending,
+    },
+}
+
+/// The commonest of the verbs library's completion statuses, in words.
+fn verbs_status(status: u32) -> &'static str {
+    match status {
+        1 => "a frame longer than its receive",
+        2 => "an operation the queue pair cannot do",
+        4 => "memory that is not registered",
+        5 => "flushed, for the queue pair has failed before",
+        12 => "no answer from the other end",
+        19 => "a fatal error of the device",
+        _ => "see the verbs library's list",
+    }
 }

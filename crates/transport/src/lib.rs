@@ -2,8 +2,9 @@
 //! of them move at the same time and none can hold up another. Knows bytes and peers; knows neither ranks nor
 //! what a message means.
 //!
-//! [`Link`] is the promise, [`TcpLink`], [`ShmLink`] and [`MemoryLink`] keep it, [`exchange`], [`send`] and [`recv`] are
-//! the blocking calls. They spin for a bounded time and then wait in the kernel; [`Wait`] is how, for loops of others.
+//! [`Link`] is the promise, [`TcpLink`], [`ShmLink`], [`VerbsLink`](verbs::VerbsLink) and [`MemoryLink`] keep it,
+//! [`exchange`], [`send`] and [`recv`] are the blocking calls. They spin for a bounded time and then wait in the kernel;
+//! [`Wait`] is how, for loops of others.
 
 mod drive;
 mod error;
@@ -12,6 +13,7 @@ mod memory;
 mod pipe;
 pub mod shm;
 mod tcp;
+pub mod verbs;
 
 use std::{os::fd::BorrowedFd, time::Duration};
 

@@ -124,8 +124,8 @@ pub(crate) fn another_length_than_due_is_an_error((mut a, b): Pair) {
 }
 
 macro_rules! link_conformance {
-    ($kind:ident, $pair:expr) => {
-        link_conformance!(@each $kind, $pair,
+    ($(#[$attribute:meta])* $kind:ident, $pair:expr) => {
+        link_conformance!(@each [$(#[$attribute])*] $kind, $pair,
             messages_keep_their_order_and_lengths,
             both_ends_send_more_than_the_buffers_hold,
             one_direction_is_enough,
@@ -136,17 +136,19 @@ macro_rules! link_conformance {
             half_a_message_is_an_error,
             another_length_than_due_is_an_error);
     };
-    (@each $kind:ident, $pair:expr, $($check:ident),*) => {
+    (@each $attributes:tt $kind:ident, $pair:expr, $($check:ident),*) => {
         mod $kind {
             use super::*;
-            #[test]
-            fn several_links_move_together() {
-                conformance::several_links_move_together($pair);
-            }
-            $(#[test]
-            fn $check() {
-                conformance::$check($pair());
-            })*
+            link_conformance!(@one $attributes several_links_move_together,
+                conformance::several_links_move_together($pair));
+            $(link_conformance!(@one $attributes $check, conformance::$check($pair()));)*
+        }
+    };
+    (@one [$(#[$attribute:meta])*] $check:ident, $run:expr) => {
+        #[test]
+        $(#[$attribute])*
+        fn $check() {
+            $run;
         }
     };
 }
