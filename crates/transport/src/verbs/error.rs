@@ -30,7 +30,7 @@ pub enum VerbsError {
         found: Vec<String>,
     },
     /// No device's port has the address from which a stream leaves.
-    #[error("expected an RDMA device with the address {address}, found none among {}", listed(.found))]
+    #[error("expected an RDMA device with the address {address}, found {}", elsewhere(.found))]
     NoDeviceAt {
         /// The stream's address on this machine.
         address: IpAddr,
@@ -156,6 +156,10 @@ fn call_hint(source: &io::Error) -> &'static str {
         }
         _ => "",
     }
+}
+
+fn elsewhere(names: &[String]) -> String {
+    if names.is_empty() { "none".to_owned() } else { format!("{} with others", names.join(", ")) }
 }
 
 fn listed(names: &[String]) -> String {
