@@ -5,7 +5,6 @@ export PATH=/usr/bin:/bin
 mount -t devtmpfs dev /dev
 mount -t proc proc /proc
 mount -t sysfs sys /sys
-mount -t tmpfs tmp /tmp
 echo "guest: up"
 ulimit -l unlimited
 
