@@ -1,6 +1,6 @@
 //! `cargo xtask rdma-guest`: boots a Debian kernel with software RDMA devices on a machine made of software, runs the
-//! tests of the verbs link there, and measures the link beside the system's own tool. All of it comes out of packages
-//! that are unpacked below the target folder. It does not know what the tests prove.
+//! tests of the verbs link and of replicas over it there, and measures the link beside the system's own tool. All of it comes
+//! out of packages that are unpacked below the target folder. It does not know what the tests prove.
 
 mod image;
 mod latency;
@@ -49,11 +49,10 @@ pub(crate) fn run() -> Result<ExitCode> {
         }
     };
     let start = Instant::now();
-    let tests = built(&["test", "--no-run", "--test", "verbs"])?;
-    let example = built(&["build", "--release", "--example", "verbs_latency"])?;
+    let programs = Programs::build()?;
     let (kernel, release) = kernel(&debian)?;
     let initrd = store.join("initrd");
-    image(&debian, &release, &tests, &example)?.write(&initrd)?;
+    image(&debian, &release, &programs)?.write(&initrd)?;
     let (build_time, start) = (start.elapsed(), Instant::now());
     let (mut sum, mut latencies) = (Outcome::default(), Latencies::default());
     let machine = Machine { debian: &debian, kernel, initrd };
@@ -96,7 +95,7 @@ fn kernel(debian: &Debian) -> Result<(PathBuf, String)> {
 }
 
 /// The root folder of the guest.
-fn image(debian: &Debian, release: &str, tests: &Path, example: &Path) -> Result<Image> {
+fn image(debian: &Debian, release: &str, programs: &Programs) -> Result<Image> {
     let mut image = Image::default();
     for folder in ["dev", "proc", "sys", "tmp"] {
         image.folder(folder);
@@ -119,21 +118,52 @@ fn image(debian: &Debian, release: &str, tests: &Path, example: &Path) -> Result
     }
     image.copy("etc/libibverbs.d/rxe.driver", &debian.path("etc/libibverbs.d/rxe.driver"), 0o644)?;
     image.modules(debian, release, &MODULES)?;
-    image.program(debian, "tests/verbs", tests)?;
-    image.program(debian, "tests/verbs_latency", example)?;
+    image.program(debian, "tests/links", &programs.links)?;
+    image.program(debian, "tests/latency", &programs.latency)?;
+    image.program(debian, "tests/replicas", &programs.replicas)?;
+    // where the tests of replicas were told that it is
+    let onefold = programs.onefold.to_str().context("the target folder's path is no text")?;
+    image.program(debian, onefold.trim_start_matches('/'), &programs.onefold)?;
     Ok(image)
 }
 
-/// Has cargo build one program of `transport`, and finds it.
-fn built(args: &[&str]) -> Result<PathBuf> {
+/// What runs in the guest, built for this machine.
+struct Programs {
+    links: PathBuf,
+    latency: PathBuf,
+    replicas: PathBuf,
+    onefold: PathBuf,
+}
+
+impl Programs {
+    fn build() -> Result<Programs> {
+        let tests = |package| built(&["test", "--no-run", "--package", package, "--test", "verbs"]);
+        let latency = ["build", "--release", "--package", "transport", "--example", "verbs_latency"];
+        let replicas = tests("cli")?;
+        Ok(Programs {
+            links: named(&tests("transport")?, "verbs")?,
+            latency: named(&built(&latency)?, "verbs_latency")?,
+            replicas: named(&replicas, "verbs")?,
+            onefold: named(&replicas, "onefold")?,
+        })
+    }
+}
+
+/// Has cargo build programs; their names and places.
+fn built(args: &[&str]) -> Result<Vec<(String, PathBuf)>> {
     let mut cargo = Command::new("cargo");
-    cargo.args(args).args(["--quiet", "--locked", "--package", "transport", "--message-format", "json"]);
+    cargo.args(args).args(["--quiet", "--locked", "--message-format", "json"]);
     let output = cargo.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
     ensure!(output.status.success(), "rdma-guest: cargo {} ended with {}", args.join(" "), output.status);
     let messages = String::from_utf8_lossy(&output.stdout);
-    let program = messages.lines().rev().find_map(|line| {
+    let program = |line: &str| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
-        Some(PathBuf::from(message["executable"].as_str()?))
-    });
-    program.with_context(|| format!("cargo {} built no program", args.join(" ")))
+        Some((message["target"]["name"].as_str()?.to_owned(), message["executable"].as_str()?.into()))
+    };
+    Ok(messages.lines().filter_map(program).collect())
+}
+
+fn named(programs: &[(String, PathBuf)], name: &str) -> Result<PathBuf> {
+    let found = programs.iter().find(|(found, _)| found == name);
+    Ok(found.with_context(|| format!("cargo built no program {name}, but {programs:?}"))?.1.clone())
 }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use base::Bytes;
+use base::{Bytes, RankId};
 use comfy_table::{CellAlignment, Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use node::models::Progress;
@@ -103,6 +103,12 @@ pub(crate) fn collectives(plan: &Plan) -> Option<String> {
     let fence = plan.fence();
     (collectives != Collectives::Onefold)
         .then(|| format!("{collectives} sums inside a layer, with the {fence} fence"))
+}
+
+/// What a rank's links go over, as the end of a line.
+pub(crate) fn links(links: &[(RankId, String)]) -> String {
+    let to = |(peer, over): &(RankId, String)| format!(", to {peer} over {over}");
+    links.iter().map(to).collect()
 }
 
 /// How long something took, for people.

@@ -99,8 +99,9 @@ pub(crate) fn replica(
             report::collectives(plan).iter().for_each(|line| eprintln!("{line}"));
             notes.iter().for_each(|note| eprintln!("note: {note}"));
         }
-        StartEvent::Ready { rank, loaded, load } => {
-            eprintln!("{rank} is ready: {loaded} of weights in {}", report::seconds(load));
+        StartEvent::Ready { rank, loaded, load, links } => {
+            let links = report::links(&links);
+            eprintln!("{rank} is ready: {loaded} of weights in {}{links}", report::seconds(load));
         }
     })?;
     eprintln!("{} is up in {}", model.id, report::seconds(started.elapsed()));

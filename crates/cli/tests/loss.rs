@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::busy::{busy, kill_a_rank, kill_the_server, start, stop_a_rank, stops};
+use common::busy::{busy, end_a_rank, kill_a_rank, kill_the_server, start, stop_a_rank, stops};
 use rustix::process::{Signal, kill_process};
 
 #[test]
@@ -20,6 +20,13 @@ fn a_killed_second_rank_fails_every_request() {
 #[test]
 fn a_killed_last_stage_fails_every_request() {
     kill_a_rank(&["--pp", "2"], 1);
+}
+
+#[test]
+fn ranks_end_when_they_are_told_to() {
+    end_a_rank(&["--tp", "2"], 0, Signal::TERM);
+    end_a_rank(&["--tp", "2"], 1, Signal::INT);
+    end_a_rank(&["--pp", "2"], 1, Signal::TERM);
 }
 
 #[test]
@@ -55,7 +62,7 @@ fn a_stopped_rank_does_not_outlive_the_server() {
 #[test]
 fn a_stopped_rank_is_found_by_its_silence() {
     let said = stop_a_rank(&["--tp", "2"], 1, "rank 1 was lost: expected a sign of life");
-    assert!(!said.contains("hint:"), "{said}");
+    assert!(said.contains("was killed") && !said.contains("hint:"), "{said}");
 }
 
 #[test]
@@ -66,7 +73,10 @@ fn a_stopped_first_rank_is_found_by_its_silence() {
 #[test]
 fn a_step_without_end_is_found_by_its_deadline() {
     // rank 0 waits for the other in the middle of a step, and lives
-    let said = stop_a_rank(&["--tp", "2", "--step-deadline", "2"], 1, "rank 0 was lost: expected its step");
+    let overdue = "rank 0 was lost: expected its step";
+    let said = stop_a_rank(&["--tp", "2", "--step-deadline", "2"], 1, overdue);
+    // it waits for the other, and can end in good order
+    assert!(said.contains("was ended"), "{said}");
     assert!(said.contains("to end within 2.0 s, found rank 0 in it for"), "{said}");
     assert!(said.contains("hint: --step-deadline"), "{said}");
 }

@@ -35,8 +35,7 @@ pub enum CollectiveError {
         by: RankId,
     },
     /// A message that is left over from another incarnation of the ranks.
-    #[error("{op} on {rank}: refused a message of {peer}: expected incarnation {expected}, found {found}{}",
-        if .found < .expected { ", which is over" } else { "" })]
+    #[error("{op} on {rank}: refused a message of {peer}: expected incarnation {expected}, found {found}")]
     Incarnation {
         /// The operation.
         op: &'static str,

@@ -109,6 +109,16 @@ impl World {
         self.lines.len() + 1
     }
 
+    /// Ends every link now, as far as this rank goes: the peers are told, and what the links hold is given back. The world
+    /// is broken for good.
+    pub fn end(&mut self) {
+        let cause = format!("{} was told to end", self.me);
+        // it may have failed before
+        let _ = self.fall.set(Fall { cause, culprit: self.me });
+        self.close(self.me);
+        self.lines.clear();
+    }
+
     /// To be shared by groups.
     pub fn shared(self) -> SharedWorld {
         Arc::new(Mutex::new(self))

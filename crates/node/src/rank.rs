@@ -4,10 +4,13 @@
 mod control;
 mod device;
 mod drive;
+mod far;
+mod leave;
+mod links;
 mod near;
 
 use std::{
-    env, io,
+    io,
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     sync::mpsc::Receiver,
@@ -17,12 +20,12 @@ use std::{
 
 use backend::{Backend, BackendError};
 use base::{NodeId, RankId};
-use collective::{CollectiveError, SharedWorld, World};
+use collective::{CollectiveError, SharedWorld};
 use engine::{ConfigError, Engine, RunError, Runner, SchedulerConfig, StepError};
 use hw::Machine;
 use models::{Description, ModelError};
 use plan::{BackendKind, Fence, Plan, RankPlan};
-use transport::{Link, TcpLink};
+use transport::verbs::VerbsError;
 use weights::{Checkpoint, WeightsError};
 use wire::{
     FromRank, Init, ToRank, WireError,
@@ -32,26 +35,15 @@ use wire::{
 pub(crate) use control::BEAT_INTERVAL_MS;
 use control::{Activity, Control};
 pub(crate) use device::{SETTINGS, fence_setting, offered};
+use leave::Leaving;
+use links::Linked;
 
-use crate::{
-    SecretLine,
-    door::{self, Door, Knock},
-    placement::this_node,
-    secret::nonce,
-};
+use crate::{SecretLine, placement::this_node, secret::nonce};
 
 /// Time to reach the serving process or a peer, in milliseconds.
 const CONNECT_TIMEOUT_MS: u64 = 10_000;
-/// How often the door for peers is looked at, in milliseconds.
-const POLL_MS: u64 = 2;
 /// After a failure in the middle of work, time for the serving process to end the replica, in milliseconds.
 const END_PATIENCE_MS: u64 = 400;
-/// Beyond a step's deadline, time for the serving process to say which step was too long before ranks that wait for each
-/// other give up, in milliseconds.
-const DEADLINE_MARGIN_MS: u64 = 5_000;
-
-/// Connections to other ranks.
-type Links = Vec<(RankId, Box<dyn Link>)>;
 
 /// What a rank process is told on its command line.
 pub struct RankOptions {
@@ -95,6 +87,8 @@ pub enum RankError {
     #[error(transparent)]
     Collective(#[from] CollectiveError),
     #[error(transparent)]
+    Verbs(#[from] VerbsError),
+    #[error(transparent)]
     Run(#[from] RunError),
     #[error(transparent)]
     Step(#[from] StepError),
@@ -136,16 +130,35 @@ pub fn run_rank(options: RankOptions) -> Result<(), RankError> {
     };
     // before any peer that has linked up can look for MLX there
     drop(reserved);
-    let commands = control::listen_to_node(stream.try_clone()?);
+    let leaving = Leaving::default();
+    let commands = control::listen_to_node(stream.try_clone()?, leaving.clone());
     let (control, activity) = (Control::new(stream), Activity::default());
     control.beat(activity.clone());
-    let rank =
-        Rank { init, model: options.model, secret, machine, listener, control: control.clone(), activity };
+    let last_words = control.clone();
+    leaving.on_signals(move |signal| {
+        // it may be gone already
+        let _ = last_words.send(&FromRank::Failed { message: format!("it was ended by {signal}") });
+    })?;
+    let rank = Rank {
+        init,
+        model: options.model,
+        secret,
+        machine,
+        listener,
+        control: control.clone(),
+        activity,
+        leaving: leaving.clone(),
+    };
     let ended = rank.run(&commands);
+    leaving.let_end();
     if let Err(error) = &ended {
         if matches!(
             error,
-            RankError::Collective(_) | RankError::Run(_) | RankError::Step(_) | RankError::Backend(_)
+            RankError::Collective(_)
+                | RankError::Verbs(_)
+                | RankError::Run(_)
+                | RankError::Step(_)
+                | RankError::Backend(_)
         ) {
             // most often a peer went away; if that is the end of the replica, the serving process says so in a moment
             thread::sleep(Duration::from_millis(END_PATIENCE_MS));
@@ -206,6 +219,7 @@ struct Rank {
     listener: TcpListener,
     control: Control,
     activity: Activity,
+    leaving: Leaving,
 }
 
 impl Rank {
@@ -213,18 +227,19 @@ impl Rank {
         let started = Instant::now();
         let plan = &self.init.plan;
         let me = &plan.ranks()[self.init.rank.index()];
-        let world = self.link_up(plan, me)?;
-        let group = device::summing_group(plan, me, &world)?;
+        let n_cores = self.machine.n_cores();
+        let linked = links::link_up(&self.init, &self.secret, &self.listener, n_cores, &self.leaving)?;
+        let group = device::summing_group(plan, me, &linked.world)?;
         let checkpoint = Checkpoint::open(self.model.as_ref().unwrap_or(&self.init.model))?;
         match me.backend {
             BackendKind::Cpu => {
                 let backend = device::cpu(&self.machine, me, group);
-                self.compute(&checkpoint, me, backend, world, started, commands)
+                self.compute(&checkpoint, backend, linked, started, commands)
             }
             #[cfg(feature = "mlx")]
             BackendKind::Mlx => {
                 let backend = device::mlx(plan, me, &checkpoint, self.init.mlx.as_ref(), group)?;
-                self.compute(&checkpoint, me, backend, world, started, commands)
+                self.compute(&checkpoint, backend, linked, started, commands)
             }
             #[cfg(not(feature = "mlx"))]
             backend => Err(RankError::NotBuilt { rank: me.rank, backend }),
@@ -235,16 +250,17 @@ impl Rank {
     fn compute<B: Backend + 'static>(
         &self,
         checkpoint: &Checkpoint,
-        me: &RankPlan,
         backend: B,
-        world: SharedWorld,
+        linked: Linked,
         started: Instant,
         commands: &Receiver<ToRank>,
     ) -> Result<(), RankError> {
         let plan = &self.init.plan;
-        let mut runner = load(checkpoint, plan, me, backend, world)?;
+        let me = &plan.ranks()[self.init.rank.index()];
+        let mut runner = load(checkpoint, plan, me, backend, linked.world)?;
         let load_ms = started.elapsed().as_millis() as u64;
-        self.control.send(&FromRank::Ready { weights: me.weights, load_ms })?;
+        let ready = FromRank::Ready { weights: me.weights, load_ms, links: linked.over };
+        self.control.send(&ready)?;
         if me.rank != RankId(0) {
             return Ok(runner.follow(|is_busy| self.activity.set(is_busy))?);
         }
@@ -252,45 +268,11 @@ impl Rank {
         let config = SchedulerConfig::new(plan.block_len(), plan.n_blocks(), plan.context_len(), vocab);
         drive::drive(Engine::new(config, runner)?, &self.control, &self.activity, commands)
     }
+}
 
-    /// Links to all other ranks: calls those before it, waits for those after it.
-    fn link_up(&self, plan: &Plan, me: &RankPlan) -> Result<SharedWorld, RankError> {
-        let mut links = Links::new();
-        for (peer, address) in self.init.peers.iter().filter(|(peer, _)| *peer < me.rank) {
-            let stream = connect(*address, &self.secret, me.rank)?;
-            links.push((*peer, Box::new(TcpLink::new(stream, peer.to_string())?)));
-        }
-        links.extend(self.wait_for_peers(me.rank)?);
-        let deadline = self.init.step_deadline + Duration::from_millis(DEADLINE_MARGIN_MS);
-        let is_near = |peer| plan.rank(peer).is_some_and(|peer| peer.node == me.node);
-        near::share_memory(me.rank, is_near, &mut links, &env::temp_dir(), deadline)?;
-        let mut world = World::new(me.rank, links, deadline)?;
-        if self.is_crowded(plan, me) {
-            world.set_spin(Duration::ZERO);
-        }
-        Ok(world.shared())
-    }
-
-    /// Links to the ranks after this one, which prove that they know the secret; others are turned away.
-    fn wait_for_peers(&self, me: RankId) -> Result<Links, RankError> {
-        let mut links = Links::new();
-        let n_after = self.init.peers.iter().filter(|(peer, _)| *peer > me).count();
-        let secret = self.secret.clone();
-        let hear = move |stream: &_| door::admit_rank(&mut door::timed(stream), &secret, Party::Rank(me));
-        let mut door = Door::new(self.listener.try_clone()?, hear)?;
-        while links.len() < n_after {
-            let knock = door.next(Duration::from_millis(POLL_MS))?;
-            if let Some(Knock { entry: Ok((stream, peer)), .. }) = knock {
-                links.push((peer, Box::new(TcpLink::new(stream, peer.to_string())?)));
-            }
-        }
-        Ok(links)
-    }
-
-    /// Whether this machine runs more threads of the replica than it has cores.
-    fn is_crowded(&self, plan: &Plan, me: &RankPlan) -> bool {
-        let here = plan.ranks().iter().filter(|r| r.node == me.node);
-        here.map(|r| r.cores.len().max(1)).sum::<usize>() > self.machine.n_cores() as usize
+impl Drop for Rank {
+    fn drop(&mut self) {
+        self.leaving.end_links();
     }
 }
 

@@ -86,6 +86,11 @@ pub(crate) fn nonce() -> [u8; SECRET_BYTES] {
     random_bytes()
 }
 
+/// What tells one start of a replica from every other; never 0, which is what worlds have that nobody numbered.
+pub(crate) fn incarnation() -> u32 {
+    u32::from_le_bytes(random_bytes()).max(1)
+}
+
 /// A seed for requests that bring none.
 pub fn random_seed() -> u64 {
     u64::from_le_bytes(random_bytes())

@@ -94,48 +94,48 @@ pub enum LinkError {
         /// Bytes in the header.
         found: usize,
     },
-    /// Frames were sent and did not arrive: an unreliable device loses them without a word.
+    /// Packets were sent and did not arrive: an unreliable device loses them without a word.
     #[error(
-        "{peer}: frames were lost on {device}: it sent {n_sent}, {n_arrived} arrived\nhint: a cable or a port is failing"
+        "{peer}: packets were lost on {device}: it sent {n_sent}, {n_arrived} arrived\nhint: a cable or a port is failing"
     )]
     Lost {
         /// The other end.
         peer: String,
         /// Our device.
         device: String,
-        /// Frames that the peer has sent, modulo 2^32.
+        /// Packets that the peer has sent, modulo 2^32.
         n_sent: u32,
-        /// Frames that arrived before the first that did not, modulo 2^32.
+        /// Packets that arrived before the first that did not, modulo 2^32.
         n_arrived: u32,
     },
-    /// A frame's bytes are not those that were sent.
+    /// A packet's bytes are not those that were sent.
     #[error(
-        "{peer}: frame {frame} was damaged on {device}: expected checksum {expected:08x}, found {found:08x}"
+        "{peer}: packet {packet} was damaged on {device}: expected checksum {expected:08x}, found {found:08x}"
     )]
     Damaged {
         /// The other end.
         peer: String,
         /// Our device.
         device: String,
-        /// Number of the frame, modulo 2^32.
-        frame: u32,
-        /// The checksum in the frame.
+        /// Number of the packet, modulo 2^32.
+        packet: u32,
+        /// The checksum in the packet.
         expected: u32,
-        /// The checksum of the frame.
+        /// The checksum of the packet.
         found: u32,
     },
     /// The peer counts receives that it cannot have posted.
-    #[error("{peer} is out of step: expected at most {expected} frames read, found {found}")]
+    #[error("{peer} is out of step: expected at most {expected} packets read, found {found}")]
     Credit {
         /// The other end.
         peer: String,
-        /// Frames that were sent to it, modulo 2^32.
+        /// Packets that were sent to it, modulo 2^32.
         expected: u32,
-        /// Frames that it says it has read, modulo 2^32.
+        /// Packets that it says it has read, modulo 2^32.
         found: u32,
     },
     /// The device could not do what was asked.
-    #[error("{peer}: {device} ended a frame with status {status} ({})", verbs_status(*.status))]
+    #[error("{peer}: {device} ended a packet with status {status} ({})", verbs_status(*.status))]
     Device {
         /// The other end.
         peer: String,
@@ -163,7 +163,7 @@ pub enum LinkError {
 /// The commonest of the verbs library's completion statuses, in words.
 fn verbs_status(status: u32) -> &'static str {
     match status {
-        1 => "a frame longer than its receive",
+        1 => "a packet longer than its receive",
         2 => "an operation the queue pair cannot do",
         4 => "memory that is not registered",
         5 => "flushed, for the queue pair has failed before",

@@ -1,6 +1,6 @@
 //! Links over RDMA verbs: unreliable connected queue pairs with SEND and RECV only, which is what Thunderbolt between Macs
 //! offers and what every RDMA device has. The system's library is opened at run time, so a machine without one loses
-//! nothing. Knows devices and frames; which devices are joined by a cable is said by the caller.
+//! nothing. Knows devices and packets; which devices are joined by a cable is said by the caller.
 //!
 //! [`Verbs::load`] opens the library, [`Verbs::probe`] tells what there is, [`upgrade`] puts a [`VerbsLink`] beside a TCP
 //! stream or gives the stream back with the reason why not.
@@ -26,9 +26,9 @@ mod control;
 mod credit;
 mod device;
 mod error;
-mod frame;
 mod library;
 mod link;
+mod packet;
 mod pair;
 mod port;
 mod sys;
@@ -36,10 +36,10 @@ mod upgrade;
 
 pub use device::{Device, DeviceReport, Verbs};
 pub use error::VerbsError;
-pub use frame::{FRAME_BYTES, FRAME_HEADER_BYTES};
 pub use link::{LOSS_MS, VerbsLink};
+pub use packet::{PACKET_BYTES, PACKET_HEADER_BYTES};
 pub use port::{LinkLayer, PortReport, PortState};
-pub use upgrade::{Upgrade, upgrade};
+pub use upgrade::{MAX_ATTEMPTS, Upgrade, upgrade};
 
 /// What a device and its driver bear. Links obey it, so that nothing depends on how a driver fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub struct Limits {
     pub n_queue_pairs: usize,
     /// Registered regions of a device, one for each link.
     pub n_regions: usize,
-    /// Receives that a link keeps posted; as many frames may be on their way to it.
+    /// Receives that a link keeps posted; as many packets may be on their way to it.
     pub n_receives: u32,
     /// Sends that a link has under way.
     pub n_sends: u32,
@@ -58,7 +58,7 @@ impl Limits {
     /// Apple's, over Thunderbolt: 10 queue pairs, about 100 regions, and up to 63 receives, of which 32 are always safe.
     pub const APPLE: Limits = Limits { n_queue_pairs: 10, n_regions: 100, n_receives: 32, n_sends: 32 };
 
-    /// With fewer receives there is no room for frames of data and of credit at the same time.
+    /// With fewer receives there is no room for packets of data and of credit at the same time.
     const MIN_RECEIVES: u32 = 4;
     /// With more requests of a link than this a queue pair cannot be made, sends and receives together.
     const MAX_REQUESTS: u32 = 4095;

@@ -35,6 +35,8 @@ pub struct Init {
     pub mlx: Option<MlxPeers>,
     /// Time a step may take, in whole milliseconds; whoever waits longer for another rank gives up.
     pub step_deadline: Duration,
+    /// Which forming of the ranks this is; another start of the replica has another one.
+    pub incarnation: u32,
 }
 
 /// What MLX's own collectives need to know of the ranks of a stage.
@@ -72,6 +74,8 @@ pub enum FromRank {
         weights: Bytes,
         /// Time this took, in milliseconds.
         load_ms: u64,
+        /// What its links to the other ranks go over: "tcp", "shm", or "verbs" and the device.
+        links: Vec<(RankId, String)>,
     },
     /// Tokens and ends of answers (rank 0 only).
     Outputs(Vec<Output>),

@@ -56,6 +56,7 @@ struct InitWire {
     peers: Vec<(u32, SocketAddr)>,
     mlx: Option<MlxPeersWire>,
     step_deadline_ms: u64,
+    incarnation: u32,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -67,7 +68,7 @@ enum MlxPeersWire {
 #[derive(Serialize, Deserialize)]
 enum FromRankWire {
     Listening { addr: SocketAddr, mlx_addr: Option<SocketAddr>, node: NodeWire },
-    Ready { weights: u64, load_ms: u64 },
+    Ready { weights: u64, load_ms: u64, links: Vec<(u32, String)> },
     Outputs(Vec<OutputWire>),
     Failed { message: String },
     Stats(StatsWire),
@@ -209,6 +210,7 @@ impl From<&Init> for InitWire {
             peers: init.peers.iter().map(|(rank, addr)| (rank.0, *addr)).collect(),
             mlx: init.mlx.as_ref().map(mlx),
             step_deadline_ms: u64::try_from(init.step_deadline.as_millis()).unwrap_or(u64::MAX),
+            incarnation: init.incarnation,
         }
     }
 }
@@ -228,6 +230,7 @@ impl TryFrom<InitWire> for Init {
             peers: init.peers.into_iter().map(|(rank, addr)| (RankId(rank), addr)).collect(),
             mlx: init.mlx.map(mlx),
             step_deadline: Duration::from_millis(init.step_deadline_ms),
+            incarnation: init.incarnation,
         };
         init.check()
     }
@@ -239,8 +242,9 @@ impl From<&FromRank> for FromRankWire {
             FromRank::Listening { addr, mlx_addr, node } => {
                 FromRankWire::Listening { addr: *addr, mlx_addr: *mlx_addr, node: node.into() }
             }
-            FromRank::Ready { weights, load_ms } => {
-                FromRankWire::Ready { weights: weights.0, load_ms: *load_ms }
+            FromRank::Ready { weights, load_ms, links } => {
+                let links = links.iter().map(|(peer, over)| (peer.0, over.clone())).collect();
+                FromRankWire::Ready { weights: weights.0, load_ms: *load_ms, links }
             }
             FromRank::Outputs(outputs) => {
                 FromRankWire::Outputs(outputs.iter().map(OutputWire::from).collect())
@@ -258,7 +262,10 @@ impl From<FromRankWire> for FromRank {
             FromRankWire::Listening { addr, mlx_addr, node } => {
                 FromRank::Listening { addr, mlx_addr, node: node.into() }
             }
-            FromRankWire::Ready { weights, load_ms } => FromRank::Ready { weights: Bytes(weights), load_ms },
+            FromRankWire::Ready { weights, load_ms, links } => {
+                let links = links.into_iter().map(|(peer, over)| (RankId(peer), over)).collect();
+                FromRank::Ready { weights: Bytes(weights), load_ms, links }
+            }
             FromRankWire::Outputs(outputs) => {
                 FromRank::Outputs(outputs.into_iter().map(Output::from).collect())
             }

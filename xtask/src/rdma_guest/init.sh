@@ -5,7 +5,6 @@ export PATH=/usr/bin:/bin
 mount -t devtmpfs dev /dev
 mount -t proc proc /proc
 mount -t sysfs sys /sys
-mount -t tmpfs tmp /tmp
 echo "guest: up"
 ulimit -l unlimited
 
@@ -20,7 +19,7 @@ for folder in all default; do
     echo 1 >/proc/sys/net/ipv4/conf/$folder/accept_local
 done
 
-# cable N: rxeaN at 10.80.N.1 and rxebN at 10.80.N.2, joined. Frames of 4 KiB are one packet. Neighbours are told and
+# cable N: rxeaN at 10.80.N.1 and rxebN at 10.80.N.2, joined. A packet of 4 KiB fits into one of the network. Neighbours are told and
 # not asked, for an answer would come from the loopback.
 cable() {
     $ip link add "a$1" address "02:00:00:00:$1:01" mtu 9000 type veth peer name "b$1" address "02:00:00:00:$1:02" mtu 9000

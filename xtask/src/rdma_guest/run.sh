@@ -1,5 +1,10 @@
 # What the guest is for: the tests, and then the latency of one way, by the system's own tool and by ours.
-/tests/verbs --include-ignored --test-threads=1 || exit 1
+/tests/links --include-ignored --test-threads=1 || exit 1
+
+# The two ends of cable 1 are two machines to each other: who calls one end's address calls from the other end.
+/usr/bin/ip route replace table local local 10.80.1.1 dev a1 proto kernel scope host src 10.80.1.2
+/usr/bin/ip route replace table local local 10.80.1.2 dev b1 proto kernel scope host src 10.80.1.1
+/tests/replicas --include-ignored --test-threads=1 || exit 1
 
 # The tool's table ends with a line of bytes, rounds, least, most and median, in us.
 system() {
@@ -11,8 +16,8 @@ system() {
 }
 
 ours() {
-    timeout 60 /tests/verbs_latency rxea1 "$1" &
-    timeout 60 /tests/verbs_latency rxeb1 127.0.0.1 "$1" | sed -n 's/.* p50 \([0-9.]*\) .*/\1/p'
+    timeout 60 /tests/latency rxea1 "$1" &
+    timeout 60 /tests/latency rxeb1 127.0.0.1 "$1" | sed -n 's/.* p50 \([0-9.]*\) .*/\1/p'
     wait
 }
 

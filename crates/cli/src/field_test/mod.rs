@@ -17,6 +17,7 @@ mod power;
 mod privacy;
 mod render;
 mod report;
+mod verbs;
 
 use std::{
     env,
@@ -94,6 +95,7 @@ impl FieldTest<'_> {
             }
         }
         self.record("links", "links", |test| links::look(&test.scratch));
+        self.part("links", "verbs", Part::Verbs);
         self.part("links", "loopback", Part::Loopback);
         self.benchmark(has_mlx, mlx.result["has_gpu"] == true);
     }

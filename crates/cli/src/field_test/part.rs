@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use base::DType;
 
-use super::{conformance, loopback, power};
+use super::{conformance, loopback, power, verbs};
 use crate::{args::FieldTestArgs, report::print};
 
 /// A part with its own process.
@@ -19,6 +19,8 @@ pub(crate) enum Part {
     MlxF16,
     /// The same with the other 16-bit ones.
     MlxBf16,
+    /// Our binding of the verbs library.
+    Verbs,
     /// Our link from this machine to itself.
     Loopback,
     /// Power at rest and while decoding.
@@ -26,8 +28,16 @@ pub(crate) enum Part {
 }
 
 impl Part {
-    pub(crate) const ALL: &[Part] =
-        &[Part::Mlx, Part::Cpu, Part::MlxF32, Part::MlxF16, Part::MlxBf16, Part::Loopback, Part::Power];
+    pub(crate) const ALL: &[Part] = &[
+        Part::Mlx,
+        Part::Cpu,
+        Part::MlxF32,
+        Part::MlxF16,
+        Part::MlxBf16,
+        Part::Verbs,
+        Part::Loopback,
+        Part::Power,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -36,6 +46,7 @@ impl Part {
             Part::MlxF32 => "mlx-f32",
             Part::MlxF16 => "mlx-f16",
             Part::MlxBf16 => "mlx-bf16",
+            Part::Verbs => "verbs",
             Part::Loopback => "loopback",
             Part::Power => "power",
         }
@@ -63,6 +74,7 @@ pub(super) fn run(part: Part, args: &FieldTestArgs) -> Result<()> {
     let outcome = match part {
         Part::Mlx => mlx::device()?,
         Part::Cpu => conformance::cpu(),
+        Part::Verbs => verbs::ask()?,
         Part::Loopback => loopback::measure(args.quick)?,
         Part::Power => {
             power::measure(args.model.as_deref().context("--part power needs --model")?, args.quick)?

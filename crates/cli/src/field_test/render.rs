@@ -52,6 +52,7 @@ fn told(section: &str, part: &Value) -> String {
     page += &match (section, text(&part["name"]).as_str()) {
         (_, _) if result.is_null() => String::new(),
         ("conformance", _) => checks(result),
+        ("links", "verbs") => ports(result),
         ("links", "loopback") => round_trips(result),
         ("links", _) => result.as_array().into_iter().flatten().map(tool).collect(),
         ("benchmark", "model") | ("machine", _) => list(result),
@@ -97,6 +98,24 @@ fn tool(answer: &Value) -> String {
     let outputs = [said, text(&answer["errors"])];
     let outputs = outputs.iter().filter(|output| !output.is_empty());
     heading + &outputs.map(|output| format!("\n{}", indented(output))).collect::<String>()
+}
+
+fn ports(result: &Value) -> String {
+    let keys = [
+        "device",
+        "port",
+        "state",
+        "link_layer",
+        "mtu_bytes",
+        "speed_gbps",
+        "n_gids",
+        "ipv4_gid_index",
+        "carries_links",
+    ];
+    let row = |port: &Value| keys.map(|key| text(&port[key]));
+    let rows = result.as_array().into_iter().flatten().map(row);
+    let header = ["device", "port", "state", "layer", "MTU", "Gb/s", "GIDs", "of them IPv4", "carries links"];
+    format!("\n### Ports as our binding of the verbs library reads them\n{}", table(&header, rows))
 }
 
 fn round_trips(result: &Value) -> String {

@@ -4,6 +4,7 @@
 use std::{
     io::BufRead,
     net::SocketAddr,
+    path::PathBuf,
     sync::mpsc::{self, Sender},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -60,6 +61,22 @@ pub(crate) fn kill_a_rank(placement: &[&str], victim: usize) {
     stops(server, Signal::TERM);
 }
 
+/// Tells one of two ranks to end in the middle of requests: it does, and they hear of it.
+pub(crate) fn end_a_rank(placement: &[&str], victim: usize, signal: Signal) {
+    let (mut server, _dir) = start(placement);
+    let ranks = server.process.ranks();
+    let open_requests = busy(server.address);
+    kill_process(ranks[victim], signal).unwrap();
+    let name = if signal == Signal::TERM { "SIGTERM" } else { "SIGINT" };
+    let says = format!("rank {victim} was lost: it was ended by {name}");
+    for request in open_requests {
+        let (error, _) = request.join().unwrap();
+        assert!(error["message"].as_str().is_some_and(|said| said.contains(&says)), "{error}");
+    }
+    eventually(LIMIT, "no rank process is left", || !ranks.iter().any(|rank| exists(*rank)));
+    stops(server, Signal::TERM);
+}
+
 /// Stops a rank in the middle of requests: they fail, its process is gone, nothing more is served, and the server itself
 /// ends in good order. Gives what the requests heard.
 pub(crate) fn stop_a_rank(placement: &[&str], victim: usize, says: &str) -> String {
@@ -71,7 +88,8 @@ pub(crate) fn stop_a_rank(placement: &[&str], victim: usize, says: &str) -> Stri
     for request in open_requests {
         let (error, _) = request.join().unwrap();
         said = error["message"].as_str().unwrap_or_else(|| panic!("no message: {error}")).to_owned();
-        assert!(said.contains(says) && said.contains("was killed"), "{said}");
+        let has_ended = ["was killed", "was ended"].iter().any(|end| said.contains(end));
+        assert!(said.contains(says) && has_ended, "{said}");
     }
     eventually(LIMIT, "no rank process is left", || !ranks.iter().any(|rank| exists(*rank)));
     let (code, health) = server.get("/health");
@@ -99,13 +117,20 @@ pub(crate) fn stops(mut server: Server, signal: Signal) {
     assert!(!ranks.iter().any(|rank| exists(*rank)), "a rank outlived the server");
 }
 
-/// A server of a model that is busy long enough.
-pub(crate) fn start(placement: &[&str]) -> (Server, TempDir) {
+/// Room for what a server is asked.
+pub(crate) const CONTEXT: [&str; 4] = ["--context", "32000", "--kv-tokens", "160000"];
+
+/// A model that is busy long enough.
+pub(crate) fn model() -> (PathBuf, TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let recipe = Recipe { n_layers: 8, hidden: 128, context: 1 << 16, ..Recipe::tiny(Arch::Llama) };
-    let model = gguf(&recipe, dir.path(), "model.gguf");
-    let context = ["--context", "32000", "--kv-tokens", "160000"];
-    (Server::start(&model, &[placement, &context].concat()), dir)
+    (gguf(&recipe, dir.path(), "model.gguf"), dir)
+}
+
+/// A server of it.
+pub(crate) fn start(placement: &[&str]) -> (Server, TempDir) {
+    let (model, dir) = model();
+    (Server::start(&model, &[placement, &CONTEXT].concat()), dir)
 }
 
 type Broken = JoinHandle<(Value, Instant)>;

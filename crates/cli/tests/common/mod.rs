@@ -92,6 +92,10 @@ impl Running {
         kill_process(self.pid(), signal).unwrap();
     }
 
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
     /// How it ended, or a panic.
     pub(crate) fn wait(&mut self, patience: Duration) -> ExitStatus {
         let mut status = None;

@@ -3,7 +3,6 @@
 
 use std::{
     net::TcpStream,
-    process,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         mpsc::{self, Receiver},
@@ -14,11 +13,10 @@ use std::{
 
 use wire::{FromRank, ToRank, WireError};
 
+use super::leave::Leaving;
+
 /// Time from one sign of life to the next, in milliseconds.
 pub(crate) const BEAT_INTERVAL_MS: u64 = 500;
-/// Time for a process to end in good order once the serving process is gone, in milliseconds; a wedged device may
-/// never let it.
-const LEAVE_MS: u64 = 2_000;
 
 /// The way to the serving process, for several threads.
 #[derive(Clone)]
@@ -66,31 +64,22 @@ impl Activity {
 }
 
 /// Reads commands, so that the end of the connection ends the process in the middle of a step.
-pub(super) fn listen_to_node(mut control: TcpStream) -> Receiver<ToRank> {
+pub(super) fn listen_to_node(mut control: TcpStream, leaving: Leaving) -> Receiver<ToRank> {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         loop {
             match wire::read_frame(&mut control) {
-                Ok(ToRank::Shutdown) | Err(WireError::Closed) => leave(0),
+                Ok(ToRank::Shutdown) | Err(WireError::Closed) => leaving.leave(0, || ()),
                 Ok(command) => {
                     if sender.send(command).is_err() {
                         return; // the rank is reporting why it ends
                     }
                 }
-                Err(_) => leave(1),
+                Err(_) => leaving.leave(1, || ()),
             }
         }
     });
     receiver
-}
-
-/// Ends the process; by force if what libraries do at the end hangs.
-fn leave(code: i32) -> ! {
-    thread::spawn(|| {
-        thread::sleep(Duration::from_millis(LEAVE_MS));
-        process::abort();
-    });
-    process::exit(code)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -75,6 +75,8 @@ pub enum StartEvent<'a> {
         loaded: Bytes,
         /// Time it took.
         load: Duration,
+        /// What its links to the other ranks go over: "tcp", "shm", or "verbs" and the device.
+        links: Vec<(RankId, String)>,
     },
 }
 

@@ -12,6 +12,7 @@ use std::{
 
 use base::RankId;
 use plan::Fence;
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::ReplicaError;
 use crate::{
@@ -19,8 +20,8 @@ use crate::{
     rank::{SETTINGS, fence_setting},
 };
 
-/// Time for a process to end by itself, in milliseconds.
-const END_MS: u64 = 500;
+/// Time for a process to end in good order when it is told to, in milliseconds: a device may keep what a killed one had.
+const END_MS: u64 = 1_000;
 /// How often a process is looked at, in milliseconds.
 const POLL_MS: u64 = 2;
 
@@ -83,35 +84,23 @@ impl Processes {
         }
     }
 
-    /// Kills a rank's process if it is one of this machine; says what was done.
-    pub(super) fn kill(&mut self, rank: RankId) -> String {
+    /// Ends a rank's process if it is one of this machine, by force if it does not when told to; says what was done.
+    pub(super) fn end_one(&mut self, rank: RankId) -> String {
         let Some(i) = self.children.iter().position(|(of, _)| *of == rank) else {
             return "its connection was closed".to_owned();
         };
-        let (_, mut child) = self.children.swap_remove(i);
+        let (_, child) = self.children.swap_remove(i);
         let id = child.id();
-        // both fail only if the process is gone already; a stopped one ends all the same
-        let _ = child.kill();
-        let _ = child.wait();
-        format!("its process {id} was killed")
+        match end_all(vec![child]) {
+            0 => format!("its process {id} was ended"),
+            _ => format!("its process {id} was killed"),
+        }
     }
 
-    /// Waits a moment for all processes to end by themselves, then kills the rest.
+    /// Ends all processes.
     pub(super) fn end(&mut self) {
-        let started = Instant::now();
-        let mut children = std::mem::take(&mut self.children);
-        while started.elapsed() < Duration::from_millis(END_MS) {
-            children.retain_mut(|(_, child)| !matches!(child.try_wait(), Ok(Some(_))));
-            if children.is_empty() {
-                return;
-            }
-            thread::sleep(Duration::from_millis(POLL_MS));
-        }
-        for (_, mut child) in children {
-            // both fail only if the process is gone already
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        let children = std::mem::take(&mut self.children);
+        end_all(children.into_iter().map(|(_, child)| child).collect());
     }
 }
 
@@ -119,6 +108,30 @@ impl Drop for Processes {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Tells processes to end, waits a moment, then kills the rest; returns how many those were.
+fn end_all(mut children: Vec<Child>) -> usize {
+    let started = Instant::now();
+    for child in &mut children {
+        // its number is its own until somebody has waited for it
+        if let Ok(None) = child.try_wait() {
+            let _ = kill_process(Pid::from_child(child), Signal::TERM);
+        }
+    }
+    while started.elapsed() < Duration::from_millis(END_MS) {
+        children.retain_mut(|child| !matches!(child.try_wait(), Ok(Some(_))));
+        if children.is_empty() {
+            return 0;
+        }
+        thread::sleep(Duration::from_millis(POLL_MS));
+    }
+    for child in &mut children {
+        // both fail only if the process is gone already; a stopped one ends all the same
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    children.len()
 }
 
 fn describe(status: ExitStatus) -> String {

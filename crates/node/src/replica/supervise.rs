@@ -23,6 +23,7 @@ use super::{
     jaccl::JacclDevices,
     pulse::{LOOK_MS, Pulse},
 };
+use crate::secret;
 
 /// After a connection ended, time for the system to report how the process did, in milliseconds.
 const SIGNAL_MS: u64 = 200;
@@ -87,11 +88,12 @@ impl Supervisor {
         let addresses: Vec<_> = (0..).map(RankId).zip(self.joined.iter().map(|j| j.data)).collect();
         let stages = (0..plan.n_stages()).map(|stage| mlx_peers(plan, stage, &self.joined, jaccl));
         let stages = stages.collect::<Result<Vec<_>, _>>()?;
+        let incarnation = secret::incarnation();
         for (me, joined) in plan.ranks().iter().zip(&mut self.joined) {
             let rank = me.rank;
             let peers = addresses.iter().copied().filter(|(peer, _)| *peer != rank).collect();
             let (plan, model, mlx) = (plan.clone(), model.to_owned(), stages[me.stage as usize].clone());
-            let init = Init { plan, rank, model, peers, mlx, step_deadline };
+            let init = Init { plan, rank, model, peers, mlx, step_deadline, incarnation };
             wire::write_frame(&mut joined.control, &ToRank::Init(Box::new(init)))
                 .map_err(|source| ReplicaError::Wire { rank, source })?;
         }
@@ -111,10 +113,10 @@ impl Supervisor {
                 Next::End => break,
             };
             match message {
-                Ok(FromRank::Ready { weights: loaded, load_ms }) => {
+                Ok(FromRank::Ready { weights: loaded, load_ms, links }) => {
                     n_ready += 1;
                     let load = Duration::from_millis(load_ms);
-                    on_event(StartEvent::Ready { rank, loaded, load });
+                    on_event(StartEvent::Ready { rank, loaded, load, links });
                 }
                 other => {
                     let (rank, why) = self.shared.loss(rank, other);
@@ -174,7 +176,7 @@ fn watch(events: &Receiver<Event>, shared: &Shared, client: &Client) {
 /// What there is to do next.
 enum Next {
     Event(Event),
-    /// A rank hung and was killed.
+    /// A rank hung and was ended.
     Hang(RankId, String),
     /// Every reader has ended.
     End,
@@ -189,7 +191,7 @@ fn next(events: &Receiver<Event>, shared: &Shared) -> Next {
             (Err(RecvTimeoutError::Disconnected), _) => return Next::End,
             (Err(RecvTimeoutError::Timeout), None) => {}
             (Err(RecvTimeoutError::Timeout), Some(hang)) => {
-                let end = lock(&shared.processes).kill(hang.rank);
+                let end = lock(&shared.processes).end_one(hang.rank);
                 return Next::Hang(hang.rank, hang.explain(&shared.plan, &end));
             }
         }

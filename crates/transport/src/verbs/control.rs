@@ -1,5 +1,5 @@
 //! The stream beside a verbs link. It was authenticated before; here it carries the agreement on the link, and afterwards
-//! stays open as the peer's sign of life, with short notes: how many frames were sent, so that a silent loss is noticed,
+//! stays open as the peer's sign of life, with short notes: how many packets were sent, so that a silent loss is noticed,
 //! and that the end is the end. Knows no device.
 
 use std::{
@@ -15,12 +15,12 @@ const NOTE_BYTES: usize = 5;
 /// What is left to write when a link ends is given so much time, in milliseconds.
 const LAST_WORDS_MS: u64 = 100;
 
-/// What a peer says of the frames it sent.
+/// What a peer says of the packets it sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Note {
-    /// So many frames were sent a while ago.
+    /// So many packets were sent a while ago.
     Sent(u32),
-    /// So many frames were sent, and there will be no more.
+    /// So many packets were sent, and there will be no more.
     End(u32),
     /// The stream ended without a word: the peer died.
     Gone,
@@ -66,7 +66,7 @@ impl Control {
         }
     }
 
-    /// Begins to tell how many frames were sent; `false` while an earlier note is not gone yet.
+    /// Begins to tell how many packets were sent; `false` while an earlier note is not gone yet.
     pub(super) fn tell_sent(&mut self, n_sent: u32) -> io::Result<bool> {
         if !self.write_on()? {
             return Ok(false);
@@ -76,7 +76,7 @@ impl Control {
         Ok(true)
     }
 
-    /// Says that no frame follows, and ends this direction. A peer that is gone already need not hear it.
+    /// Says that no packet follows, and ends this direction. A peer that is gone already need not hear it.
     pub(super) fn end(&mut self, n_sent: u32) {
         let _ = self.stream.set_nonblocking(false);
         let _ = self.stream.set_write_timeout(Some(Duration::from_millis(LAST_WORDS_MS)));

@@ -1,12 +1,12 @@
-//! Credits: no frame is sent for which the peer has no receive posted, since the device would drop it and say nothing.
-//! A receiver posts a frame's receive again when its bytes were read, and tells so with the next frame it sends; if it has
-//! nothing to send, with a frame of its own once a quarter of its receives are due. One receive of each end is kept for
-//! those, so that two ends which only send still hear of each other. Knows counts, not frames.
+//! Credits: no packet is sent for which the peer has no receive posted, since the device would drop it and say nothing.
+//! A receiver posts a packet's receive again when its bytes were read, and tells so with the next packet it sends; if it has
+//! nothing to send, with a packet of its own once a quarter of its receives are due. One receive of each end is kept for
+//! those, so that two ends which only send still hear of each other. Knows counts, not packets.
 
-/// Receives that only frames of credit may use.
+/// Receives that only packets of credit may use.
 const N_RESERVED: u32 = 1;
 
-/// Receives that are told of together, at least. One by one, each frame of credit would be answered by another.
+/// Receives that are told of together, at least. One by one, each packet of credit would be answered by another.
 const MIN_TOGETHER: u32 = 2;
 
 /// One end's account. All counts are modulo 2^32.
@@ -16,7 +16,7 @@ pub(super) struct Credits {
     n_receives: u32,
     /// Receives that the peer keeps posted.
     n_peer_receives: u32,
-    /// Frames sent.
+    /// Packets sent.
     n_sent: u32,
     /// Receives that the peer posted again, as far as it said.
     n_granted: u32,
@@ -32,28 +32,28 @@ impl Credits {
         Credits { n_receives, n_peer_receives, n_sent: 0, n_granted: 0, n_reposted: 0, n_announced: 0 }
     }
 
-    /// Frames sent so far.
+    /// Packets sent so far.
     pub(super) fn n_sent(&self) -> u32 {
         self.n_sent
     }
 
-    /// Frames that the peer may not have read yet.
+    /// Packets that the peer may not have read yet.
     pub(super) fn n_in_flight(&self) -> u32 {
         self.n_sent.wrapping_sub(self.n_granted)
     }
 
-    /// Whether a frame of a message may go.
+    /// Whether a packet of a message may go.
     pub(super) fn has_data_credit(&self) -> bool {
         self.n_in_flight() + N_RESERVED < self.n_peer_receives
     }
 
-    /// Whether a frame of credit is due and may go.
+    /// Whether a packet of credit is due and may go.
     pub(super) fn owes_credit(&self) -> bool {
         let n_unsaid = self.n_reposted.wrapping_sub(self.n_announced);
         n_unsaid >= (self.n_receives / 4).max(MIN_TOGETHER) && self.n_in_flight() < self.n_peer_receives
     }
 
-    /// A frame goes: its number, and the count to put into it.
+    /// A packet goes: its number, and the count to put into it.
     pub(super) fn sent(&mut self) -> (u32, u32) {
         let sequence = self.n_sent;
         self.n_sent = self.n_sent.wrapping_add(1);
@@ -142,7 +142,7 @@ mod tests {
             let n_taken = peer.wire.len() as u32 + peer.n_unread;
             assert!(
                 n_taken <= peer.credits.n_receives,
-                "{n_taken} frames for {} receives",
+                "{n_taken} packets for {} receives",
                 peer.credits.n_receives
             );
             true
@@ -150,7 +150,7 @@ mod tests {
     }
 
     proptest! {
-        /// In whatever order the two ends act, no frame is sent without a receive, and everything gets through.
+        /// In whatever order the two ends act, no packet is sent without a receive, and everything gets through.
         #[test]
         fn nothing_is_dropped_and_nothing_stalls(
             receives in (4..40u32, 4..40u32), to_send in (0..300u32, 0..300u32),

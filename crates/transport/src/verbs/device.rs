@@ -4,7 +4,9 @@
 
 use std::{
     ffi::{CStr, c_int},
-    io, ptr,
+    io,
+    net::Ipv4Addr,
+    ptr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -58,6 +60,11 @@ impl Verbs {
     pub fn probe(&self) -> Vec<DeviceReport> {
         let ports = |name: &str| self.open(name)?.ports();
         self.names().into_iter().map(|name| DeviceReport { ports: ports(&name), name }).collect()
+    }
+
+    /// Opens all devices that can be opened.
+    pub fn open_all(&self) -> Vec<Arc<Device>> {
+        self.names().iter().filter_map(|name| self.open(name).ok()).collect()
     }
 
     /// Opens the device of that name.
@@ -116,6 +123,11 @@ impl Device {
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether the port that links use has this address: then the device's cable is the way that a stream from there takes.
+    pub fn has_address(&self, address: Ipv4Addr) -> bool {
+        self.port().is_ok_and(|port| port.gid_index(address).is_some())
     }
 
     /// What the port that links use says.

@@ -1,6 +1,6 @@
 //! What can go wrong before a verbs link stands: the library, the devices, the agreement with the peer.
 
-use std::{io, time::Duration};
+use std::{io, net::IpAddr, time::Duration};
 
 use super::Limits;
 
@@ -28,6 +28,34 @@ pub enum VerbsError {
         expected: String,
         /// The devices there are.
         found: Vec<String>,
+    },
+    /// No device's port has the address from which a stream leaves.
+    #[error("expected an RDMA device with the address {address}, found {}", elsewhere(.found))]
+    NoDeviceAt {
+        /// The stream's address on this machine.
+        address: IpAddr,
+        /// The devices there are.
+        found: Vec<String>,
+    },
+    /// The library's structures are not as this program was told.
+    #[error(
+        "{device}: expected {expected}, found {found}\nhint: this version of the verbs library is not known yet"
+    )]
+    Layout {
+        /// The device.
+        device: String,
+        /// What must be there.
+        expected: &'static str,
+        /// What is.
+        found: String,
+    },
+    /// Setting up failed again and again, at either end.
+    #[error("gave up after {n_attempts} attempts: {last}")]
+    GaveUp {
+        /// Attempts that were made.
+        n_attempts: u32,
+        /// Why the last one failed.
+        last: Box<VerbsError>,
     },
     /// The library refused a call.
     #[error("{device}: {call} failed: {source}{}", call_hint(.source))]
@@ -128,6 +156,10 @@ fn call_hint(source: &io::Error) -> &'static str {
         }
         _ => "",
     }
+}
+
+fn elsewhere(names: &[String]) -> String {
+    if names.is_empty() { "none".to_owned() } else { format!("{} with others", names.join(", ")) }
 }
 
 fn listed(names: &[String]) -> String {

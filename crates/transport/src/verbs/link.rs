@@ -1,4 +1,4 @@
-//! A link over one queue pair: cuts messages into frames, keeps to the credits, and turns what an unreliable device does not
+//! A link over one queue pair: cuts messages into packets, keeps to the credits, and turns what an unreliable device does not
 //! say (a loss, a dead peer, a pulled cable) into errors in bounded time. Knows neither how the two ends found each
 //! other nor what a message means.
 
@@ -14,13 +14,13 @@ use super::{
     Limits, PortState,
     control::{Control, Note},
     credit::Credits,
-    frame::{FRAME_HEADER_BYTES, Header, Incoming, Kind, PART_BYTES, Wrong},
+    packet::{Header, Incoming, Kind, PACKET_HEADER_BYTES, PART_BYTES, Wrong},
     pair::{Completion, Completions, Pair},
     sys::STATUS_SUCCESS,
 };
 use crate::{Link, LinkError, MAX_MESSAGE_BYTES, Pending, Progress, SPIN_US};
 
-/// A frame that did not arrive so long after it was sent is lost, in milliseconds. Frames take microseconds.
+/// A packet that did not arrive so long after it was sent is lost, in milliseconds. Packets take microseconds.
 pub const LOSS_MS: u64 = 1000;
 
 /// While nothing moves, how many looks at the device stand between two at the clock.
@@ -33,7 +33,7 @@ const CONTROL_LOOK_US: u64 = 1000;
 /// While nothing moves, how often the port is asked whether it is up, in milliseconds.
 const PORT_LOOK_MS: u64 = 500;
 
-/// Time for the frames that were sent to leave the device when a link is closed, in milliseconds.
+/// Time for the packets that were sent to leave the device when a link is closed, in milliseconds.
 const FLUSH_MS: u64 = 200;
 
 /// A link over a queue pair, with a stream beside it that stays open as sign of life. When it is dropped, the peer is told,
@@ -46,11 +46,11 @@ pub struct VerbsLink {
     spin: Duration,
     credits: Credits,
     incoming: Incoming,
-    /// Frames whose bytes were not read yet, in order; as many as there are receives at most.
+    /// Packets whose bytes were not read yet, in order; as many as there are receives at most.
     arrived: VecDeque<Arrived>,
     /// Body bytes of the current incoming message that were not handed out yet.
     n_left: usize,
-    /// Frames for sending that are free.
+    /// Packets for sending that are free.
     free: Vec<usize>,
     n_receives: usize,
     n_sends: usize,
@@ -61,9 +61,9 @@ pub struct VerbsLink {
     watch: Watch,
 }
 
-/// A frame with a part of a message.
+/// A packet with a part of a message.
 struct Arrived {
-    frame: usize,
+    packet: usize,
     /// Length of the message that it begins.
     begins: Option<usize>,
     /// The part's bytes that were not handed out yet.
@@ -73,7 +73,7 @@ struct Arrived {
 
 /// The peer's last word.
 struct End {
-    /// Frames that it sent; unknown if it died.
+    /// Packets that it sent; unknown if it died.
     n_sent: Option<u32>,
     heard: Instant,
 }
@@ -83,7 +83,7 @@ struct Watch {
     n_looks: u32,
     control: Instant,
     port: Instant,
-    /// When the last frame was sent, and the number up to which the peer was told of them.
+    /// When the last packet was sent, and the number up to which the peer was told of them.
     sent: Instant,
     told: u32,
 }
@@ -129,9 +129,9 @@ impl VerbsLink {
     fn advance(&mut self, pending: Pending) -> Result<bool, LinkError> {
         let has_moved = self.complete(pending)?;
         if self.credits.owes_credit()
-            && let Some(frame) = self.free.pop()
+            && let Some(packet) = self.free.pop()
         {
-            self.send_frame(frame, Kind::Credit, 0, pending)?;
+            self.send_packet(packet, Kind::Credit, 0, pending)?;
         }
         if !has_moved {
             self.look(pending)?;
@@ -147,14 +147,14 @@ impl VerbsLink {
         while n_taken < n_requests {
             let n = self.pair.poll(&mut self.completions).map_err(|e| self.io(pending, e))?;
             for index in 0..n {
-                let Completion { frame, status, n_bytes } = self.completions.get(index);
+                let Completion { packet, status, n_bytes } = self.completions.get(index);
                 if status != STATUS_SUCCESS {
                     let (peer, device) = (self.peer.clone(), self.device().to_owned());
                     return Err(LinkError::Device { peer, device, status });
                 }
-                match frame < self.n_receives {
-                    true => self.arrive(frame, n_bytes, pending)?,
-                    false => self.free.push(frame),
+                match packet < self.n_receives {
+                    true => self.arrive(packet, n_bytes, pending)?,
+                    false => self.free.push(packet),
                 }
             }
             n_taken += n;
@@ -165,9 +165,9 @@ impl VerbsLink {
         Ok(n_taken > 0)
     }
 
-    /// A frame was received.
-    fn arrive(&mut self, frame: usize, n_bytes: usize, pending: Pending) -> Result<(), LinkError> {
-        let bytes = self.pair.frame(frame);
+    /// A packet was received.
+    fn arrive(&mut self, packet: usize, n_bytes: usize, pending: Pending) -> Result<(), LinkError> {
+        let bytes = self.pair.packet(packet);
         let n_bytes = n_bytes.min(bytes.len());
         let header = self.incoming.take(&bytes[..n_bytes]).map_err(|wrong| self.wrong(wrong))?;
         self.credits.granted(header.n_reposted).map_err(|expected| LinkError::Credit {
@@ -176,32 +176,32 @@ impl VerbsLink {
             found: header.n_reposted,
         })?;
         let begins = match header.kind {
-            Kind::Credit => return self.repost(frame, pending),
+            Kind::Credit => return self.repost(packet, pending),
             Kind::First(len) => Some(len as usize),
             Kind::Next => None,
         };
-        let (start, end) = (FRAME_HEADER_BYTES, FRAME_HEADER_BYTES + header.n_bytes);
-        self.arrived.push_back(Arrived { frame, begins, start, end });
+        let (start, end) = (PACKET_HEADER_BYTES, PACKET_HEADER_BYTES + header.n_bytes);
+        self.arrived.push_back(Arrived { packet, begins, start, end });
         Ok(())
     }
 
-    fn repost(&mut self, frame: usize, pending: Pending) -> Result<(), LinkError> {
-        self.pair.post_recv(frame).map_err(|e| self.io(pending, e))?;
+    fn repost(&mut self, packet: usize, pending: Pending) -> Result<(), LinkError> {
+        self.pair.post_recv(packet).map_err(|e| self.io(pending, e))?;
         self.credits.reposted();
         Ok(())
     }
 
-    /// Sends a frame whose part of a message is in its place.
-    fn send_frame(
+    /// Sends a packet whose part of a message is in its place.
+    fn send_packet(
         &mut self,
-        frame: usize,
+        packet: usize,
         kind: Kind,
         n_bytes: usize,
         pending: Pending,
     ) -> Result<(), LinkError> {
         let (sequence, n_reposted) = self.credits.sent();
-        let len = Header { sequence, n_reposted, kind, n_bytes }.write(self.pair.frame(frame));
-        self.pair.post_send(frame, len).map_err(|e| self.io(pending, e))?;
+        let len = Header { sequence, n_reposted, kind, n_bytes }.write(self.pair.packet(packet));
+        self.pair.post_send(packet, len).map_err(|e| self.io(pending, e))?;
         self.watch.sent = Instant::now();
         Ok(())
     }
@@ -230,7 +230,7 @@ impl VerbsLink {
         Ok(())
     }
 
-    /// Tells the peer of frames that it did not confirm, once, when each of them must have arrived.
+    /// Tells the peer of packets that it did not confirm, once, when each of them must have arrived.
     fn tell(&mut self, now: Instant, pending: Pending) -> Result<(), LinkError> {
         let n_sent = self.credits.n_sent();
         let is_due = now - self.watch.sent >= Duration::from_millis(LOSS_MS);
@@ -294,7 +294,7 @@ impl VerbsLink {
         match wrong {
             Wrong::Lost { n_sent } => LinkError::Lost { peer, device, n_sent, n_arrived },
             Wrong::Damaged { expected, found } => {
-                LinkError::Damaged { peer, device, frame: n_arrived, expected, found }
+                LinkError::Damaged { peer, device, packet: n_arrived, expected, found }
             }
             Wrong::Repeated { found } => LinkError::Sequence { peer, expected: n_arrived, found },
             Wrong::Length { expected, found } => LinkError::Length { peer, expected, found },
@@ -324,13 +324,13 @@ impl Link for VerbsLink {
         let mut has_moved = false;
         loop {
             while self.credits.has_data_credit()
-                && let Some(frame) = self.free.pop()
+                && let Some(packet) = self.free.pop()
             {
                 let n_gone = self.n_gone.unwrap_or_default();
                 let kind = self.n_gone.map_or(Kind::First(len as u32), |_| Kind::Next);
                 let n = PART_BYTES.min(len - n_gone);
-                copy_part(parts, n_gone, &mut self.pair.frame(frame)[FRAME_HEADER_BYTES..][..n]);
-                self.send_frame(frame, kind, n, pending)?;
+                copy_part(parts, n_gone, &mut self.pair.packet(packet)[PACKET_HEADER_BYTES..][..n]);
+                self.send_packet(packet, kind, n, pending)?;
                 if n_gone + n == len {
                     self.n_gone = None;
                     return Ok(Progress::Done);
@@ -360,9 +360,9 @@ impl Link for VerbsLink {
             });
         }
         if len == 0 {
-            let frame = first.frame;
+            let packet = first.packet;
             self.arrived.pop_front();
-            self.repost(frame, Pending::Message)?;
+            self.repost(packet, Pending::Message)?;
         }
         self.n_left = len;
         Ok(Some(len))
@@ -379,14 +379,14 @@ impl Link for VerbsLink {
             && let Some(first) = self.arrived.front_mut()
         {
             let n = (wanted - n_here).min(first.end - first.start);
-            let (frame, start) = (first.frame, first.start);
+            let (packet, start) = (first.packet, first.start);
             first.start += n;
             let is_read = first.start == first.end;
-            out[n_here..n_here + n].copy_from_slice(&self.pair.frame(frame)[start..start + n]);
+            out[n_here..n_here + n].copy_from_slice(&self.pair.packet(packet)[start..start + n]);
             n_here += n;
             if is_read {
                 self.arrived.pop_front();
-                self.repost(frame, pending)?;
+                self.repost(packet, pending)?;
             }
         }
         self.n_left -= n_here;

@@ -44,7 +44,7 @@ pub struct PortReport {
     pub state: PortState,
     /// What its bits travel over.
     pub link_layer: LinkLayer,
-    /// Bytes of a packet, as agreed with what is at the other end of the cable; `None` if that cannot be read.
+    /// Its MTU in bytes, as agreed with what is at the other end of the cable; `None` if that cannot be read.
     pub mtu_bytes: Option<usize>,
     /// Raw speed in Gb/s; `None` if that cannot be read.
     pub speed_gbps: Option<f64>,
@@ -71,6 +71,11 @@ impl PortReport {
     /// The first address that holds an IPv4 address, with its place in the table. It is not always the second one.
     pub fn ipv4(&self) -> Option<(u8, Ipv4Addr)> {
         self.gids.iter().find_map(|(index, gid)| Some((*index, mapped_ipv4(gid)?)))
+    }
+
+    /// The place of an IPv4 address in the table.
+    pub(super) fn gid_index(&self, address: Ipv4Addr) -> Option<u8> {
+        self.gids.iter().find(|(_, gid)| mapped_ipv4(gid) == Some(address)).map(|(index, _)| *index)
     }
 
     /// Says why no link can go over this port, if so.
@@ -208,6 +213,8 @@ mod tests {
         assert_eq!((port.state, port.link_layer), (PortState::Active, LinkLayer::Thunderbolt));
         assert_eq!((port.mtu_bytes, port.speed_gbps, port.lid), (Some(4096), Some(80.0), 7));
         assert_eq!(port.ipv4(), Some((3, Ipv4Addr::new(10, 80, 1, 2))));
+        assert_eq!(port.gid_index(Ipv4Addr::new(10, 80, 1, 2)), Some(3));
+        assert_eq!(port.gid_index(Ipv4Addr::new(10, 80, 1, 1)), None);
         assert!(port.check().is_ok());
         let port = report(PortAttr { active_mtu: 9, active_width: 3, ..attr() }, &[]);
         assert_eq!((port.mtu_bytes, port.speed_gbps, port.ipv4()), (None, None, None));

@@ -1,6 +1,6 @@
-//! The verbs library's types, as far as they are used: the same in Linux's rdma-core and in Apple's librdma, down to the
-//! offsets, for what both have. Apple's header leaves out what Thunderbolt has not, and lies over these fields alike; the
-//! tests hold both to one table. Knows layouts and numbers, calls nothing.
+//! The verbs library's types, as far as they are used, as Linux's rdma-core lays them out. Apple's librdma offers the same
+//! interface without the parts that Thunderbolt has not; that the fields used here lie in the same places there is an
+//! assumption that no Mac has confirmed yet (docs/mac-field-test.md). Knows layouts and numbers, calls nothing.
 
 use std::ffi::{c_int, c_void};
 

@@ -1,10 +1,11 @@
-//! How two ends of a TCP stream come to a verbs link: each says what it has, connects its queue pair, and sends one frame
-//! over the cable; after each step both say how it went, so both use the link or both keep the stream. Whoever calls this
-//! has authenticated the stream and warns when it stays TCP.
+//! How two ends of a TCP stream come to a verbs link: each says what it has, connects its queue pair, and sends one packet
+//! over the cable; after each step both say how it went, so both use the link or both keep the stream. What fails is tried
+//! again a few times, for a port that is set up in vain without end may wedge. Whoever calls this has authenticated the
+//! stream and warns when it stays TCP.
 
 use std::{
     hint,
-    net::TcpStream,
+    net::{IpAddr, Ipv4Addr, TcpStream},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,8 +13,8 @@ use std::{
 use super::{
     Device, Limits, VerbsError, VerbsLink,
     control::Talk,
-    frame::{Header, Incoming, Kind},
-    pair::{Address, Completions, Pair},
+    packet::{Header, Incoming, Kind},
+    pair::{Address, Completions, Pair, QP_NUMBERS},
     sys::STATUS_SUCCESS,
 };
 
@@ -22,14 +23,17 @@ const ADDRESS: u8 = b'a';
 const DONE: u8 = b'd';
 const REFUSED: u8 = b'r';
 
-/// How an address begins; the last byte is the version of everything that follows, frames included.
-const MAGIC: [u8; 4] = *b"1fv\x01";
+/// How an address begins; the last byte is the version of everything that follows, packets included.
+const MAGIC: [u8; 4] = *b"1fv\x02";
 /// Bytes of an address with its beginning.
 const ADDRESS_BYTES: usize = 31;
-/// Queue pairs have numbers of 24 bits.
-const QP_NUMBERS: u32 = 1 << 24;
-/// The header's number for packets of 4096 bytes, the largest.
+/// The header's number for an MTU of 4096 bytes, the largest.
 const MAX_MTU: u8 = 5;
+
+/// Queue pairs that are made for a link, one after the other, until the ends stay with their stream.
+pub const MAX_ATTEMPTS: u32 = 2;
+/// Time for the first packet over the cable, in milliseconds; it takes microseconds.
+const GREET_MS: u64 = 4_000;
 
 /// What became of a stream.
 pub enum Upgrade {
@@ -72,6 +76,15 @@ struct Parley<'a> {
     timeout: Duration,
 }
 
+/// What became of one queue pair.
+enum Attempt<T> {
+    Linked(T),
+    /// An end has none, and will have none.
+    Refused(VerbsError),
+    /// The two do not work together.
+    Failed(VerbsError),
+}
+
 /// What an end says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Offer {
@@ -87,55 +100,79 @@ impl Parley<'_> {
         device: Result<Arc<Device>, VerbsError>,
         limits: Limits,
     ) -> Result<Result<(Pair, u32), VerbsError>, VerbsError> {
-        let pair = device.and_then(|device| ready(&device, limits));
+        match device {
+            Ok(device) => repeat(|| self.attempt(&device, limits)),
+            Err(why) => {
+                self.say(Err(&why))?;
+                // whether the peer could do more makes no difference
+                self.hear(ADDRESS)?.ok();
+                Ok(Err(why))
+            }
+        }
+    }
+
+    /// One queue pair's way. Both ends see it end at the same step, so both try again or neither.
+    fn attempt(&self, device: &Arc<Device>, limits: Limits) -> Result<Attempt<(Pair, u32)>, VerbsError> {
+        let pair = ready(device, limits, self.address());
         let offer =
             pair.as_ref().map(|pair| Offer { address: pair.address(), n_receives: limits.n_receives });
         self.say(offer.map(|offer| (ADDRESS, offer.encode())))?;
         let heard = self.hear(ADDRESS)?;
         let mut pair = match pair {
             Ok(pair) => pair,
-            Err(why) => return Ok(Err(why)),
+            Err(why) => return Ok(Attempt::Refused(why)),
         };
         let offer = match heard {
             Ok(text) => self.decode(&text)?,
-            Err(refused) => return Ok(Err(refused)),
+            Err(refused) => return Ok(Attempt::Refused(refused)),
         };
         let connected = pair.connect(&offer.address);
         if let Err(why) = self.both(connected)? {
-            return Ok(Err(why));
+            return Ok(Attempt::Failed(why));
         }
         let greeted = self.greet(&mut pair, limits);
-        Ok(self.both(greeted)?.map(|()| (pair, offer.n_receives)))
+        Ok(match self.both(greeted)? {
+            Ok(()) => Attempt::Linked((pair, offer.n_receives)),
+            Err(why) => Attempt::Failed(why),
+        })
     }
 
-    /// Sends one frame and receives the peer's, so that a cable which carries nothing is noticed now.
+    /// The stream's own address, which says over which of the port's the link is to go.
+    fn address(&self) -> Option<Ipv4Addr> {
+        match self.stream.local_addr().ok()?.ip().to_canonical() {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        }
+    }
+
+    /// Sends one packet and receives the peer's, so that a cable which carries nothing is noticed now.
     fn greet(&self, pair: &mut Pair, limits: Limits) -> Result<(), VerbsError> {
         let device = pair.device().name().to_owned();
         let call = |call| {
             let device = device.clone();
             move |source| VerbsError::Call { device, call, source }
         };
-        let frame = limits.n_receives as usize;
+        let packet = limits.n_receives as usize;
         let greeting = Header { sequence: 0, n_reposted: 0, kind: Kind::Credit, n_bytes: 0 };
-        let len = greeting.write(pair.frame(frame));
-        pair.post_send(frame, len).map_err(call("ibv_post_send"))?;
-        // half of what the peer waits for our verdict
-        let timeout = self.timeout / 2;
+        let len = greeting.write(pair.packet(packet));
+        pair.post_send(packet, len).map_err(call("ibv_post_send"))?;
+        // at most half of what the peer waits for our verdict
+        let timeout = Duration::from_millis(GREET_MS).min(self.timeout / 2);
         let (deadline, mut completions) = (Instant::now() + timeout, Completions::new());
         let (mut is_sent, mut is_heard) = (false, false);
         while !(is_sent && is_heard) {
             for index in 0..pair.poll(&mut completions).map_err(call("ibv_poll_cq"))? {
                 let done = completions.get(index);
                 if done.status != STATUS_SUCCESS {
-                    let source = std::io::Error::other(format!("a frame ended with status {}", done.status));
+                    let source = std::io::Error::other(format!("a packet ended with status {}", done.status));
                     return Err(call("ibv_post_send")(source));
                 }
-                is_sent |= done.frame == frame;
-                if done.frame != frame {
-                    let bytes = pair.frame(done.frame);
+                is_sent |= done.packet == packet;
+                if done.packet != packet {
+                    let bytes = pair.packet(done.packet);
                     let n_bytes = done.n_bytes.min(bytes.len());
                     is_heard |= Incoming::default().take(&bytes[..n_bytes]) == Ok(greeting);
-                    pair.post_recv(done.frame).map_err(call("ibv_post_recv"))?;
+                    pair.post_recv(done.packet).map_err(call("ibv_post_recv"))?;
                 }
             }
             if Instant::now() >= deadline {
@@ -179,7 +216,7 @@ impl Parley<'_> {
             return Err(self.foreign("an address of 31 bytes", format!("{} bytes", text.len())));
         };
         if bytes[..4] != MAGIC {
-            return Err(self.foreign("version 1 of an address", format!("{:02x?}", &bytes[..4])));
+            return Err(self.foreign("version 2 of an address", format!("{:02x?}", &bytes[..4])));
         }
         Offer::decode(bytes)
             .ok_or_else(|| self.foreign("an address of a queue pair", format!("{bytes:02x?}")))
@@ -209,12 +246,30 @@ impl Offer {
     }
 }
 
+/// Attempts until one succeeds, none can, or there were enough. The outer error is the stream's.
+fn repeat<T>(
+    mut attempt: impl FnMut() -> Result<Attempt<T>, VerbsError>,
+) -> Result<Result<T, VerbsError>, VerbsError> {
+    let mut n_attempts = 0;
+    loop {
+        n_attempts += 1;
+        match attempt()? {
+            Attempt::Linked(link) => return Ok(Ok(link)),
+            Attempt::Refused(why) => return Ok(Err(why)),
+            Attempt::Failed(last) if n_attempts == MAX_ATTEMPTS => {
+                return Ok(Err(VerbsError::GaveUp { n_attempts, last: Box::new(last) }));
+            }
+            Attempt::Failed(_) => {}
+        }
+    }
+}
+
 /// A queue pair with all its receives posted, so that the peer may send as soon as both are connected.
-fn ready(device: &Arc<Device>, limits: Limits) -> Result<Pair, VerbsError> {
-    let mut pair = Pair::new(device, limits)?;
-    for frame in 0..limits.n_receives as usize {
+fn ready(device: &Arc<Device>, limits: Limits, address: Option<Ipv4Addr>) -> Result<Pair, VerbsError> {
+    let mut pair = Pair::new(device, limits, address)?;
+    for packet in 0..limits.n_receives as usize {
         let call = |source| VerbsError::Call { device: device.name().into(), call: "ibv_post_recv", source };
-        pair.post_recv(frame).map_err(call)?;
+        pair.post_recv(packet).map_err(call)?;
     }
     Ok(pair)
 }
@@ -240,7 +295,7 @@ mod tests {
     #[test]
     fn an_address_is_golden() {
         let bytes = offer().encode();
-        let golden = b"1fv\x01\x03\x02\x01\0\x20\0\0\0\x07\0\x05\0\0\0\0\0\0\0\0\0\0\xff\xff\x0a\x50\x01\x02";
+        let golden = b"1fv\x02\x03\x02\x01\0\x20\0\0\0\x07\0\x05\0\0\0\0\0\0\0\0\0\0\xff\xff\x0a\x50\x01\x02";
         assert_eq!(bytes, golden);
         assert_eq!(Offer::decode(golden), Some(offer()));
     }
@@ -256,6 +311,27 @@ mod tests {
         for (at, byte) in [(7, 1), (14, 0), (14, 6), (8, 3), (11, 1)] {
             assert_eq!(with(at, byte), None, "{at} {byte}");
         }
+    }
+
+    #[test]
+    fn attempts_are_counted_and_end() {
+        let run = |outcomes: &mut dyn FnMut(u32) -> Result<Attempt<u32>, VerbsError>| {
+            let mut n = 0;
+            let done = repeat(|| {
+                n += 1;
+                outcomes(n)
+            });
+            (n, done)
+        };
+        let failed = || Attempt::Failed(no_device());
+        let (n, done) = run(&mut |n| Ok(if n < MAX_ATTEMPTS { failed() } else { Attempt::Linked(n) }));
+        assert_eq!((n, done.unwrap().unwrap()), (MAX_ATTEMPTS, MAX_ATTEMPTS));
+        let (n, done) = run(&mut |_| Ok(failed()));
+        let why = done.unwrap().unwrap_err().to_string();
+        assert!(n == MAX_ATTEMPTS && why.starts_with("gave up after 2 attempts: expected an RDMA"), "{why}");
+        let (n, done) = run(&mut |_| Ok(Attempt::Refused(no_device())));
+        assert!(n == 1 && matches!(done.unwrap(), Err(VerbsError::NoDevice { .. })));
+        assert!(matches!(run(&mut |_| Err(no_device())), (1, Err(_))));
     }
 
     #[test]

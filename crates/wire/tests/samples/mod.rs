@@ -62,6 +62,7 @@ pub(crate) fn init() -> Init {
         peers,
         mlx: None,
         step_deadline: Duration::from_secs(60),
+        incarnation: 300,
     }
 }
 
@@ -251,7 +252,7 @@ fn any_init() -> impl Strategy<Value = Init> {
             let peers = (1..tp * pp).map(|rank| (RankId(rank), host.into())).collect();
             let (plan, model) = (plan(tp, pp, collectives), PathBuf::from(model.clone()));
             let step_deadline = Duration::from_millis(ms.into());
-            Init { plan, rank: RankId(0), model, peers, mlx, step_deadline }
+            Init { plan, rank: RankId(0), model, peers, mlx, step_deadline, incarnation: ms }
         })
     })
 }
@@ -285,7 +286,10 @@ pub(crate) fn any_from_rank() -> impl Strategy<Value = FromRank> {
                 FromRank::Listening { addr: address(addr), mlx_addr: mlx.map(address), node }
             }
         ),
-        any::<[u64; 2]>().prop_map(|[w, load_ms]| FromRank::Ready { weights: Bytes(w), load_ms }),
+        (any::<[u64; 2]>(), vec((any::<u32>(), ".*"), 0..4)).prop_map(|([w, load_ms], links)| {
+            let links = links.into_iter().map(|(peer, over)| (RankId(peer), over)).collect();
+            FromRank::Ready { weights: Bytes(w), load_ms, links }
+        }),
         vec(any_output(), 0..5).prop_map(FromRank::Outputs),
         ".*".prop_map(|message| FromRank::Failed { message }),
         Just(FromRank::Stats(stats())),
