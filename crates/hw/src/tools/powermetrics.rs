@@ -5,10 +5,14 @@ use plist::{Dictionary, Value};
 use super::{MacPower, ToolError, watts};
 
 const TOOL: &str = "powermetrics";
+/// Collections in a sample at most; a large Mac has about a thousand. What is nested without a bound would be freed by recursion
+/// without a bound.
+const MAX_COLLECTIONS: usize = 4096;
 
 /// Every whole sample, in their order. What is cut off at the end counts as not there.
 pub fn samples(output: &[u8]) -> Result<Vec<MacPower>, ToolError> {
-    let samples = output.split(|byte| *byte == 0).filter_map(|sample| {
+    let samples = output.split(|byte| *byte == 0).filter(|sample| n_collections(sample) <= MAX_COLLECTIONS);
+    let samples = samples.filter_map(|sample| {
         let value = Value::from_reader_xml(sample.trim_ascii()).ok()?;
         power(value.as_dictionary()?.get("processor")?.as_dictionary()?)
     });
@@ -18,6 +22,12 @@ pub fn samples(output: &[u8]) -> Result<Vec<MacPower>, ToolError> {
         return Err(ToolError::new(TOOL, "a property list with a processor's power", &found));
     }
     Ok(samples)
+}
+
+/// Beginnings of arrays and dictionaries.
+fn n_collections(sample: &[u8]) -> usize {
+    let begins = |rest: &[u8]| rest.starts_with(b"<array") || rest.starts_with(b"<dict");
+    (0..sample.len()).filter(|at| begins(&sample[*at..])).count()
 }
 
 fn power(processor: &Dictionary) -> Option<MacPower> {
