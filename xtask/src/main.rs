@@ -13,6 +13,7 @@ mod outcome;
 mod peer;
 mod python;
 mod rdma_guest;
+mod soak;
 mod tidy;
 
 use std::process::ExitCode;
@@ -69,6 +70,10 @@ enum Command {
     ///
     /// Example: cargo xtask instructions --bless
     Instructions(instructions::InstructionsArgs),
+    /// Run random collectives over links of every kind and check every result.
+    ///
+    /// Example: cargo xtask soak --collectives 20000
+    Soak(soak::SoakArgs),
 }
 
 fn main() -> Result<ExitCode> {
@@ -82,6 +87,7 @@ fn main() -> Result<ExitCode> {
         Command::MacCheck => mac_check::run().map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => bench::run(&args),
         Command::Peer => peer::run().map(|()| ExitCode::SUCCESS),
+        Command::Soak(args) => soak::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Tidy => Ok(if tidy::run()? == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
     }
 }

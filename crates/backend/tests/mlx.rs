@@ -119,7 +119,7 @@ fn lost_peer(loss: Loss) {
     let (lost, wait) = mpsc::channel::<()>();
     let peer = thread::spawn(move || {
         let mut group = mesh(RankId(1), RankId(0), theirs);
-        group.all_reduce(&mut [10.0; 8]).unwrap();
+        group.all_reduce((&mut [10.0_f32; 8][..]).into()).unwrap();
         if loss == Loss::Hangs {
             let _ = wait.recv(); // with the link open
         }

@@ -207,7 +207,7 @@ impl<B: Backend> Runner<B> {
         if widths.len() > 1 {
             let lens: Vec<usize> = widths.iter().map(|w| w * n_logits).collect();
             self.gathered.resize(if root { vocab * n_logits } else { 0 }, 0.0);
-            self.group.gather(0, &self.values, &lens, &mut self.gathered)?;
+            self.group.gather(0, (&self.values[..]).into(), &lens, (&mut self.gathered[..]).into())?;
             if root {
                 join_shards(&self.gathered, &widths, n_logits, &mut self.values);
             }

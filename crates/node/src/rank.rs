@@ -214,7 +214,7 @@ impl Rank {
         let plan = &self.init.plan;
         let me = &plan.ranks()[self.init.rank.index()];
         let world = self.link_up(plan, me)?;
-        let group = device::group(plan, me, &world)?;
+        let group = device::summing_group(plan, me, &world)?;
         let checkpoint = Checkpoint::open(self.model.as_ref().unwrap_or(&self.init.model))?;
         match me.backend {
             BackendKind::Cpu => {

@@ -2,8 +2,9 @@
 //! after the last progress, then sleep in the kernel until a link moves or the deadline passes.
 
 use std::{
-    hint,
+    array, hint,
     ops::Range,
+    os::fd::BorrowedFd,
     thread,
     time::{Duration, Instant},
 };
@@ -14,6 +15,9 @@ use crate::{Link, LinkError, Pending, Progress};
 
 /// Sleep between looks at a link that the kernel cannot wait on, in microseconds.
 const NAP_US: u64 = 50;
+
+/// Links that one sleep waits on in the kernel; beside more, it only naps.
+const MAX_SLEEP_LINKS: usize = 64;
 
 /// First allocation for a message of unknown length, in bytes; more follows as bytes arrive.
 const FIRST_ROOM_BYTES: usize = 1 << 20;
@@ -178,8 +182,8 @@ impl Lane {
     }
 }
 
-/// The policy of waiting.
-struct Wait {
+/// The policy of waiting, for one blocking call.
+pub struct Wait {
     spin: Duration,
     timeout: Option<Duration>,
     started: Instant,
@@ -187,22 +191,26 @@ struct Wait {
 }
 
 /// The deadline passed.
-struct Expired(Duration);
+#[derive(Debug)]
+pub struct Expired(Duration);
 
 impl Expired {
-    fn at(self, link: &dyn Link, pending: Pending) -> LinkError {
+    /// The error that says so of one link.
+    pub fn at(self, link: &dyn Link, pending: Pending) -> LinkError {
         LinkError::TimedOut { peer: link.peer().into(), pending, timeout: self.0 }
     }
 }
 
 impl Wait {
-    fn new(spin: Duration, timeout: Option<Duration>) -> Wait {
+    /// Polls for `spin` after the last progress; without a time-out there is no deadline.
+    pub fn new(spin: Duration, timeout: Option<Duration>) -> Wait {
         let now = Instant::now();
         Wait { spin, timeout, started: now, last_progress: now }
     }
 
-    /// To be called after each round of steps: returns when another round makes sense.
-    fn pause<'a>(
+    /// To be called after each round of steps: returns when another round makes sense. `links` are those that have
+    /// not done all, with what they wait for.
+    pub fn pause<'a>(
         &mut self,
         moved: bool,
         links: impl IntoIterator<Item = (&'a dyn Link, PollFlags)>,
@@ -223,22 +231,34 @@ impl Wait {
     }
 }
 
-/// Sleeps until one of the links is ready or `left` is over. May return early. Its list of descriptors is
-/// allocated anew: next to a trip through the kernel's scheduler that is nothing.
+/// Sleeps until one of the links is ready or `left` is over. May return early, and does not wait on more than
+/// [`MAX_SLEEP_LINKS`]: a list of their descriptors has its place here without an allocation.
 fn block<'a>(links: impl IntoIterator<Item = (&'a dyn Link, PollFlags)>, left: Option<Duration>) {
-    let (mut fds, mut all_pollable) = (Vec::new(), true);
+    let (mut fds, mut n_fds, mut all_pollable) = ([const { None }; MAX_SLEEP_LINKS], 0, true);
     for (link, events) in links {
         let Some(events) = link.arm(events) else { return };
         match link.pollable() {
-            Some(fd) => fds.push(PollFd::from_borrowed_fd(fd, events)),
-            None => all_pollable = false,
+            Some(fd) if n_fds < MAX_SLEEP_LINKS => {
+                fds[n_fds] = Some((fd, events));
+                n_fds += 1;
+            }
+            _ => all_pollable = false,
         }
     }
-    let timeout = left.and_then(|left| Timespec::try_from(left).ok());
-    // An error here (a signal, say) only means that we look again.
-    let polled = all_pollable && poll(&mut fds, timeout.as_ref()).is_ok();
+    let polled = all_pollable && sleep_on(&fds[..n_fds], left);
     if !polled {
         let nap = Duration::from_micros(NAP_US);
         thread::sleep(left.map_or(nap, |left| left.min(nap)));
     }
+}
+
+/// Whether there was something to wait on, and no error: that only means that we look again.
+fn sleep_on(fds: &[Option<(BorrowedFd<'_>, PollFlags)>], left: Option<Duration>) -> bool {
+    let Some(&Some(first)) = fds.first() else { return false };
+    let mut list: [PollFd<'_>; MAX_SLEEP_LINKS] = array::from_fn(|i| {
+        let (fd, events) = fds.get(i).copied().flatten().unwrap_or(first);
+        PollFd::from_borrowed_fd(fd, events)
+    });
+    let timeout = left.and_then(|left| Timespec::try_from(left).ok());
+    poll(&mut list[..fds.len()], timeout.as_ref()).is_ok()
 }

@@ -139,25 +139,32 @@ impl<S: ByteStream> Link for Framed<S> {
         &self.peer
     }
 
-    fn poll_send(&mut self, message: &[u8]) -> Result<Progress, LinkError> {
+    fn poll_send_parts(&mut self, parts: [&[u8]; 2]) -> Result<Progress, LinkError> {
+        let len = parts[0].len() + parts[1].len();
         let mut outgoing = match self.outgoing.take() {
             Some(outgoing) => outgoing,
-            None => self.begin(message.len())?,
+            None => self.begin(len)?,
         };
-        let in_header = outgoing.n_gone.min(HEADER_BYTES);
-        let head = IoSlice::new(&outgoing.header[in_header..]);
-        let body = IoSlice::new(&message[outgoing.n_gone - in_header..]);
-        // A system call takes header and body at once; an empty head would only cost it time.
-        let sent = if head.is_empty() {
-            self.stream.try_write(&[body])
-        } else {
-            self.stream.try_write(&[head, body])
+        let mut n_gone = outgoing.n_gone;
+        let mut rest = |part: &'_ [u8]| {
+            let n = n_gone.min(part.len());
+            n_gone -= n;
+            n
         };
+        let gone = [rest(&outgoing.header), rest(parts[0]), rest(parts[1])];
+        let slices = [
+            IoSlice::new(&outgoing.header[gone[0]..]),
+            IoSlice::new(&parts[0][gone[1]..]),
+            IoSlice::new(&parts[1][gone[2]..]),
+        ];
+        // A system call takes all at once; what is gone would only cost it time.
+        let n_over = slices.iter().take(2).take_while(|slice| slice.is_empty()).count();
+        let sent = self.stream.try_write(&slices[n_over..]);
         let n = match sent {
             Ok(n) => n,
             Err(e) if is_pause(&e) => 0,
             Err(source) => {
-                let (peer, pending) = (self.peer.clone(), Pending::Send(message.len()));
+                let (peer, pending) = (self.peer.clone(), Pending::Send(len));
                 return Err(match source.kind() {
                     ErrorKind::BrokenPipe => LinkError::Closed { peer, pending },
                     _ => LinkError::Io { peer, pending, source },
@@ -165,7 +172,7 @@ impl<S: ByteStream> Link for Framed<S> {
             }
         };
         outgoing.n_gone += n;
-        if outgoing.n_gone == HEADER_BYTES + message.len() {
+        if outgoing.n_gone == HEADER_BYTES + len {
             self.n_sent = self.n_sent.wrapping_add(1);
             return Ok(Progress::Done);
         }

@@ -3,12 +3,14 @@
 //! what a message means.
 //!
 //! [`Link`] is the promise, [`TcpLink`], [`ShmLink`], [`VerbsLink`](verbs::VerbsLink) and [`MemoryLink`] keep it,
-//! [`exchange`], [`send`] and [`recv`] are the only blocking calls. They spin for a bounded time and then wait in the kernel.
+//! [`exchange`], [`send`] and [`recv`] are the blocking calls. They spin for a bounded time and then wait in the kernel;
+//! [`Wait`] is how, for loops of others.
 
 mod drive;
 mod error;
 mod framed;
 mod memory;
+mod pipe;
 pub mod shm;
 mod tcp;
 pub mod verbs;
@@ -17,10 +19,11 @@ use std::{os::fd::BorrowedFd, time::Duration};
 
 use rustix::event::PollFlags;
 
-pub use drive::{ExchangeError, Lane, exchange, recv, send};
+pub use drive::{ExchangeError, Expired, Lane, Wait, exchange, recv, send};
 pub use error::{LinkError, Pending};
 pub use framed::{ByteStream, Framed, HEADER_BYTES};
 pub use memory::{MEMORY_PIPE_BYTES, MemoryControl, MemoryLink, MemoryStream};
+pub use pipe::PipeLink;
 pub use shm::ShmLink;
 pub use tcp::TcpLink;
 
@@ -52,7 +55,13 @@ pub trait Link: Send {
     fn peer(&self) -> &str;
 
     /// Sends what goes of `message` now. To be called with the same message until it answers [`Progress::Done`].
-    fn poll_send(&mut self, message: &[u8]) -> Result<Progress, LinkError>;
+    fn poll_send(&mut self, message: &[u8]) -> Result<Progress, LinkError> {
+        self.poll_send_parts([&[], message])
+    }
+
+    /// Like [`Link::poll_send`] for a message whose bytes lie in two places: a head of its user's need not be copied
+    /// together with what it is the head of.
+    fn poll_send_parts(&mut self, parts: [&[u8]; 2]) -> Result<Progress, LinkError>;
 
     /// Between messages: the length in bytes of the next one as soon as its header is here. An empty message is
     /// consumed by this call; any other by reading its last byte.

@@ -220,7 +220,7 @@ impl Backend for CpuBackend {
 
     fn all_reduce(&mut self, mut x: CpuTensor) -> Result<CpuTensor, BackendError> {
         if self.group.size() > 1 {
-            self.group.all_reduce(x.values_mut())?;
+            self.group.all_reduce(x.values_mut().into())?;
         }
         Ok(x)
     }

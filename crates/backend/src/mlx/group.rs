@@ -93,7 +93,7 @@ fn own(
 ) -> Result<mlx_sys::Group, BackendError> {
     let (rank, size) = (group.rank(), group.size());
     let sum = move |values: &mut [f32]| {
-        group.all_reduce(values).map_err(|error| {
+        group.all_reduce(values.into()).map_err(|error| {
             let mut first = failure.lock().unwrap_or_else(PoisonError::into_inner);
             first.get_or_insert(error);
         })

@@ -1,20 +1,27 @@
-//! Worlds of several ranks inside one process, over either kind of link.
+//! Worlds of several ranks inside one process, over every kind of link.
+
+#![allow(dead_code)] // every test uses some of them
 
 use std::{
+    env,
     net::{TcpListener, TcpStream},
+    thread,
     time::Duration,
 };
 
 use base::RankId;
 use collective::World;
-use transport::{Link, MemoryControl, MemoryLink, TcpLink};
+use transport::{
+    Link, MemoryControl, MemoryLink, TcpLink,
+    shm::{self, TOKEN_BYTES},
+};
 
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
-type Pair = (Box<dyn Link>, Box<dyn Link>);
+pub(crate) type Pair = (Box<dyn Link>, Box<dyn Link>);
 
 /// Worlds of `n` ranks; `pair(a, b)` links rank `a` with rank `b`.
-fn connect(n: u32, deadline: Duration, mut pair: impl FnMut(u32, u32) -> Pair) -> Vec<World> {
+pub(crate) fn connect(n: u32, deadline: Duration, mut pair: impl FnMut(u32, u32) -> Pair) -> Vec<World> {
     let mut links: Vec<Vec<(RankId, Box<dyn Link>)>> = (0..n).map(|_| Vec::new()).collect();
     for a in 0..n {
         for b in a + 1..n {
@@ -37,10 +44,7 @@ pub(crate) fn memory(n: usize) -> Vec<World> {
 }
 
 pub(crate) fn memory_within(n: usize, deadline: Duration) -> Vec<World> {
-    connect(n as u32, deadline, |_, _| {
-        let (a, b) = MemoryLink::pair();
-        (Box::new(a), Box::new(b))
-    })
+    connect(n as u32, deadline, |_, _| memory_pair())
 }
 
 /// With a hand on the link from rank `a` to rank `b` at `[a][b]`; `[a][a]` leads nowhere.
@@ -57,11 +61,37 @@ pub(crate) fn memory_controls(n: usize) -> (Vec<World>, Vec<Vec<MemoryControl>>)
 }
 
 pub(crate) fn tcp(n: usize) -> Vec<World> {
-    connect(n as u32, DEADLINE, |a, b| {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let to_b = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let to_a = listener.accept().unwrap().0;
-        let link = |stream, peer| Box::new(TcpLink::new(stream, format!("tcp rank {peer}")).unwrap());
-        (link(to_b, b), link(to_a, a))
+    connect(n as u32, DEADLINE, |_, _| tcp_pair())
+}
+
+pub(crate) fn shm(n: usize) -> Vec<World> {
+    connect(n as u32, DEADLINE, |_, _| shm_pair())
+}
+
+/// Links of all kinds in one world.
+pub(crate) fn mixed(n: usize) -> Vec<World> {
+    connect(n as u32, DEADLINE, |a, b| match (a + b) % 3 {
+        0 => tcp_pair(),
+        1 => shm_pair(),
+        _ => memory_pair(),
     })
+}
+
+pub(crate) fn memory_pair() -> Pair {
+    let (a, b) = MemoryLink::pair();
+    (Box::new(a), Box::new(b))
+}
+
+pub(crate) fn tcp_pair() -> Pair {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let a = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let b = listener.accept().unwrap().0;
+    (Box::new(TcpLink::new(a, "tcp peer b").unwrap()), Box::new(TcpLink::new(b, "tcp peer a").unwrap()))
+}
+
+pub(crate) fn shm_pair() -> Pair {
+    let (mut a, mut b) = memory_pair();
+    let guest = thread::spawn(move || shm::accept(b.as_mut(), DEADLINE).unwrap());
+    let maker = shm::offer(a.as_mut(), [1; TOKEN_BYTES], &env::temp_dir(), DEADLINE).unwrap();
+    (Box::new(maker), Box::new(guest.join().unwrap()))
 }

@@ -36,8 +36,26 @@ pub(super) fn group(
 ) -> Result<Box<dyn Group>, CollectiveError> {
     Ok(match plan.tp_size() {
         1 => Box::new(Solo),
-        _ => Box::new(Mesh::new(world.clone(), plan.stage_ranks(me.stage))?),
+        _ => Box::new(mesh(plan, me, world)?),
     })
+}
+
+/// The same for sums, which finds out how these links add quickest: all of the ranks make it at once.
+pub(super) fn summing_group(
+    plan: &Plan,
+    me: &RankPlan,
+    world: &SharedWorld,
+) -> Result<Box<dyn Group>, CollectiveError> {
+    if plan.tp_size() == 1 {
+        return Ok(Box::new(Solo));
+    }
+    let mut mesh = mesh(plan, me, world)?;
+    mesh.measure()?;
+    Ok(Box::new(mesh))
+}
+
+fn mesh(plan: &Plan, me: &RankPlan, world: &SharedWorld) -> Result<Mesh, CollectiveError> {
+    Mesh::new(world.clone(), plan.stage_ranks(me.stage))
 }
 
 /// Our own kernels, on the entry's cores.

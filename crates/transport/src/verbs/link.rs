@@ -311,10 +311,11 @@ impl Link for VerbsLink {
         &self.peer
     }
 
-    fn poll_send(&mut self, message: &[u8]) -> Result<Progress, LinkError> {
-        let pending = Pending::Send(message.len());
-        if message.len() > MAX_MESSAGE_BYTES {
-            let (peer, n_bytes) = (self.peer.clone(), message.len());
+    fn poll_send_parts(&mut self, parts: [&[u8]; 2]) -> Result<Progress, LinkError> {
+        let len = parts[0].len() + parts[1].len();
+        let pending = Pending::Send(len);
+        if len > MAX_MESSAGE_BYTES {
+            let (peer, n_bytes) = (self.peer.clone(), len);
             return Err(LinkError::TooLong { peer, n_bytes, limit: MAX_MESSAGE_BYTES });
         }
         if self.is_closed || self.end.is_some() {
@@ -326,15 +327,15 @@ impl Link for VerbsLink {
                 && let Some(frame) = self.free.pop()
             {
                 let n_gone = self.n_gone.unwrap_or_default();
-                let kind = self.n_gone.map_or(Kind::First(message.len() as u32), |_| Kind::Next);
-                let part = &message[n_gone..message.len().min(n_gone + PART_BYTES)];
-                self.pair.frame(frame)[FRAME_HEADER_BYTES..][..part.len()].copy_from_slice(part);
-                self.send_frame(frame, kind, part.len(), pending)?;
-                if n_gone + part.len() == message.len() {
+                let kind = self.n_gone.map_or(Kind::First(len as u32), |_| Kind::Next);
+                let n = PART_BYTES.min(len - n_gone);
+                copy_part(parts, n_gone, &mut self.pair.frame(frame)[FRAME_HEADER_BYTES..][..n]);
+                self.send_frame(frame, kind, n, pending)?;
+                if n_gone + n == len {
                     self.n_gone = None;
                     return Ok(Progress::Done);
                 }
-                self.n_gone = Some(n_gone + part.len());
+                self.n_gone = Some(n_gone + n);
                 has_moved = true;
             }
             // Only now, for a message that fits leaves without a look at the device.
@@ -423,6 +424,14 @@ impl Link for VerbsLink {
         }
         self.control.end(self.credits.n_sent());
     }
+}
+
+/// out = bytes of two parts, laid end to end, from `start` on.
+fn copy_part([head, body]: [&[u8]; 2], start: usize, out: &mut [u8]) {
+    let (in_head, in_body) = (start.min(head.len()), start.saturating_sub(head.len()));
+    let (from_head, from_body) = out.split_at_mut((head.len() - in_head).min(out.len()));
+    from_head.copy_from_slice(&head[in_head..][..from_head.len()]);
+    from_body.copy_from_slice(&body[in_body..][..from_body.len()]);
 }
 
 impl Drop for VerbsLink {
