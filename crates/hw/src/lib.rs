@@ -1,12 +1,17 @@
-//! What this machine is: cores, memory, processor, system. What cannot be found out is `None`, never a guess.
-//! It does not know what the machine will be used for.
+//! What this machine is, which machines and links there are to be had, and how people write clusters of them down. What cannot
+//! be found out is `None`, never a guess. It does not know what the machine will be used for.
 
+pub mod catalogue;
+pub mod cluster;
+pub mod diagnose;
+pub mod facts;
 #[cfg(not(target_os = "macos"))]
 mod linux;
 #[cfg(target_os = "macos")]
 mod macos;
-#[cfg(any(target_os = "macos", test))]
-mod sysctl;
+mod nearest;
+pub mod sysfs;
+pub mod tools;
 
 use std::num::NonZero;
 use std::thread::available_parallelism;
