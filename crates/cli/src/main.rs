@@ -3,6 +3,7 @@
 mod args;
 mod bench;
 mod chat;
+mod fabric;
 mod field_test;
 mod models;
 mod quickstart;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         Command::Pull(args) => models::pull(&args),
         Command::Models(args) => models::list(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Fabric(args) => fabric::run(&args.command),
         Command::FieldTest(args) => field_test::run(&args),
         Command::Rank(args) => serve::rank(&args),
     };
