@@ -24,7 +24,8 @@ fn a_message_allocates_what_its_records_do() {
         let (message, mut back) = (vec![1; n_bytes], vec![0; n_bytes]);
         let mut there = || send(&mut a, &message, Some(PATIENCE)).unwrap();
         let mut here = || recv(&mut b, &mut back, Some(PATIENCE)).unwrap();
-        (there(), here());
+        there();
+        here();
         let (mut sent, mut received) = (0, 0);
         for _ in 0..N_MESSAGES {
             sent += measure(&mut there).count_total;
