@@ -2,6 +2,7 @@
 
 mod arm;
 mod bench;
+mod collectives;
 mod cross;
 mod debian;
 mod golden;
@@ -70,6 +71,10 @@ enum Command {
     ///
     /// Example: cargo xtask instructions --bless
     Instructions(instructions::InstructionsArgs),
+    /// Measure an all_reduce over TCP loopback beside OpenMPI and MLX's ring.
+    ///
+    /// Example: cargo xtask collectives --fetch
+    Collectives(collectives::CollectivesArgs),
     /// Run random collectives over links of every kind and check every result.
     ///
     /// Example: cargo xtask soak --collectives 20000
@@ -87,6 +92,7 @@ fn main() -> Result<ExitCode> {
         Command::MacCheck => mac_check::run().map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => bench::run(&args),
         Command::Peer => peer::run().map(|()| ExitCode::SUCCESS),
+        Command::Collectives(args) => collectives::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Soak(args) => soak::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Tidy => Ok(if tidy::run()? == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
     }

@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::{outcome::Outcome, python::Python, tidy};
-pub(crate) use wheel::{Wheel, WrongFile};
+pub(crate) use wheel::{VERSION as MLX_VERSION, Wheel, WrongFile};
 
 /// What to do; without options, everything.
 #[derive(Args)]

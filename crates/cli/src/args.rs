@@ -53,6 +53,11 @@ pub(crate) enum Command {
         after_help = "Examples:\n  onefold doctor\n  onefold doctor --json > studio-1.json\n  onefold doctor --beside studio-1.json\n\nFindings are no failure: the exit code is 0 whenever the machine could be looked at."
     )]
     Doctor(DoctorArgs),
+    /// Look at the links of this machine, and measure them.
+    #[command(
+        after_help = "Examples:\n  onefold fabric links\n  onefold fabric bench\n  onefold fabric listen --secret-file secret                    # on one machine\n  onefold fabric bench 192.168.1.10:7710 --secret-file secret   # on the other"
+    )]
+    Fabric(FabricArgs),
     /// Check and measure this machine, and write one report to send back. Sends nothing and changes no setting.
     #[command(after_help = "Example:\n  onefold field-test --output report.md")]
     FieldTest(FieldTestArgs),
@@ -223,6 +228,58 @@ pub(crate) struct DoctorArgs {
     /// What another machine of the cluster printed with --json, to judge the pair too; may be given several times.
     #[arg(long, value_name = "FILE")]
     pub(crate) beside: Vec<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct FabricArgs {
+    #[command(subcommand)]
+    pub(crate) command: FabricCommand,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum FabricCommand {
+    /// This machine's interfaces: what they are, and what limits them. Changes no setting.
+    #[command(after_help = "Example:\n  onefold fabric links --json")]
+    Links(FabricLinksArgs),
+    /// Measure the link to another machine, or this machine with itself.
+    #[command(after_help = "Example:\n  onefold fabric bench 192.168.1.10:7710 --secret-file secret")]
+    Bench(FabricBenchArgs),
+    /// Wait for the benchmarks of other machines, until interrupted.
+    #[command(after_help = "Example:\n  onefold fabric listen --secret-file secret")]
+    Listen(FabricListenArgs),
+}
+
+#[derive(Args)]
+pub(crate) struct FabricLinksArgs {
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct FabricBenchArgs {
+    /// Where the other machine listens; without it, this machine with itself.
+    #[arg(value_name = "HOST:PORT", requires = "secret_file")]
+    pub(crate) peer: Option<String>,
+    /// File that holds the same secret on both machines (at least 32 characters).
+    #[arg(long, value_name = "FILE", requires = "peer")]
+    pub(crate) secret_file: Option<PathBuf>,
+    /// Only shows that everything runs; the numbers mean little.
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct FabricListenArgs {
+    /// Where to listen. Who calls must know the secret; what is sent is not encrypted.
+    #[arg(value_name = "IP:PORT", default_value_t = SocketAddr::from(([0, 0, 0, 0], node::fabric::DEFAULT_BENCH_PORT)))]
+    pub(crate) address: SocketAddr,
+    /// File that holds the same secret on both machines (at least 32 characters).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) secret_file: PathBuf,
 }
 
 #[derive(Args)]

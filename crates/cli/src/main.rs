@@ -4,6 +4,7 @@ mod args;
 mod bench;
 mod chat;
 mod doctor;
+mod fabric;
 mod field_test;
 mod models;
 mod quickstart;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         Command::Models(args) => models::list(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Fabric(args) => fabric::run(&args.command),
         Command::FieldTest(args) => field_test::run(&args),
         Command::Rank(args) => serve::rank(&args),
     };

@@ -1,6 +1,7 @@
 //! The composition root: where models come from, how a replica's processes start, are watched and end, and the HTTP
 //! server. The only library crate that reads the environment and the clock and starts processes.
 
+pub mod fabric;
 pub mod models;
 
 mod door;

@@ -18,6 +18,9 @@ use transport::{
     shm::{self, TOKEN_BYTES},
 };
 
+#[path = "../tests/certificates/mod.rs"]
+mod certificates;
+
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 type Pair = (Box<dyn Link>, Box<dyn Link>);
 /// A name and what makes two connected ends.
@@ -68,8 +71,13 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn kinds() -> [Kind; 3] {
-    [("shm", shm_pair), ("tcp", tcp_pair), ("memory", memory_pair)]
+fn kinds() -> [Kind; 4] {
+    [("shm", shm_pair), ("tcp", tcp_pair), ("tls", tls_pair), ("memory", memory_pair)]
+}
+
+fn tls_pair() -> Result<Pair> {
+    let (a, b) = certificates::pair()?;
+    Ok((Box::new(a), Box::new(b)))
 }
 
 fn shm_pair() -> Result<Pair> {

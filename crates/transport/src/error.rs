@@ -44,6 +44,16 @@ pub enum LinkError {
         /// What was waited for.
         pending: Pending,
     },
+    /// An encrypted stream ended without the word that ends it.
+    #[error(
+        "{peer}: the encrypted link was cut off while {pending}\nhint: its process was killed, or somebody between cut it"
+    )]
+    CutOff {
+        /// The other end.
+        peer: String,
+        /// What was waited for.
+        pending: Pending,
+    },
     /// The operating system reports a failure, such as a reset.
     #[error("{peer}: {pending} failed: {source}")]
     Io {

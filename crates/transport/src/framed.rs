@@ -23,9 +23,9 @@ pub trait ByteStream: Send {
     /// copied once more, the middle of a larger one goes straight to its place.
     const READ_AHEAD_BYTES: usize = 16 << 10;
 
-    /// Reads some bytes; 0 is the end.
+    /// Reads some bytes; 0 is the end, `UnexpectedEof` one that comes without the stream's own word for it.
     fn try_read(&mut self, out: &mut [u8]) -> io::Result<usize>;
-    /// Writes some of the bytes of `parts`, in order.
+    /// Writes some of the bytes of `parts`, in order. After "would block" it is called with the same bytes again.
     fn try_write(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize>;
     /// What the kernel can wait on.
     fn pollable(&self) -> Option<BorrowedFd<'_>>;
@@ -125,6 +125,9 @@ impl<S: ByteStream> Framed<S> {
             Ok(0) => Err(LinkError::Closed { peer: self.peer.clone(), pending }),
             Ok(n) => Ok(n),
             Err(e) if is_pause(&e) => Ok(0),
+            Err(e) if e.kind() == ErrorKind::UnexpectedEof => {
+                Err(LinkError::CutOff { peer: self.peer.clone(), pending })
+            }
             Err(source) => Err(LinkError::Io { peer: self.peer.clone(), pending, source }),
         }
     }

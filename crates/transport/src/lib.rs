@@ -2,7 +2,7 @@
 //! of them move at the same time and none can hold up another. Knows bytes and peers; knows neither ranks nor
 //! what a message means.
 //!
-//! [`Link`] is the promise, [`TcpLink`], [`ShmLink`], [`VerbsLink`](verbs::VerbsLink) and [`MemoryLink`] keep it,
+//! [`Link`] is the promise, [`TcpLink`], [`TlsLink`], [`ShmLink`], [`VerbsLink`](verbs::VerbsLink) and [`MemoryLink`] keep it,
 //! [`exchange`], [`send`] and [`recv`] are the blocking calls. They spin for a bounded time and then wait in the kernel;
 //! [`Wait`] is how, for loops of others.
 
@@ -13,6 +13,7 @@ mod memory;
 mod pipe;
 pub mod shm;
 mod tcp;
+pub mod tls;
 pub mod verbs;
 
 use std::{os::fd::BorrowedFd, time::Duration};
@@ -26,6 +27,7 @@ pub use memory::{MEMORY_PIPE_BYTES, MemoryControl, MemoryLink, MemoryStream};
 pub use pipe::PipeLink;
 pub use shm::ShmLink;
 pub use tcp::TcpLink;
+pub use tls::TlsLink;
 
 /// Longest message in bytes. A length above it on the wire is an error, so garbage never becomes an allocation.
 pub const MAX_MESSAGE_BYTES: usize = 256 << 20;

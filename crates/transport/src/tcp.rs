@@ -2,7 +2,7 @@
 //! before.
 
 use std::{
-    io::{self, IoSlice, Read, Write},
+    io::{self, IoSlice, Read},
     net::{Shutdown, TcpStream},
     os::fd::{AsFd, BorrowedFd},
 };
@@ -27,7 +27,7 @@ impl ByteStream for TcpStream {
     }
 
     fn try_write(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.write_vectored(parts)
+        send_quietly(self, parts)
     }
 
     fn pollable(&self) -> Option<BorrowedFd<'_>> {
@@ -38,4 +38,17 @@ impl ByteStream for TcpStream {
         // A peer that is gone already is closed enough.
         let _ = self.shutdown(Shutdown::Both);
     }
+}
+
+/// A peer that is gone is an error and no signal: not every program this runs in ignores SIGPIPE.
+#[cfg(not(target_vendor = "apple"))]
+fn send_quietly(socket: &TcpStream, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+    use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
+    Ok(sendmsg(socket, parts, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)?)
+}
+
+/// The standard library has told the socket itself.
+#[cfg(target_vendor = "apple")]
+fn send_quietly(mut socket: &TcpStream, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+    std::io::Write::write_vectored(&mut socket, parts)
 }

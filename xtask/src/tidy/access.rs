@@ -5,8 +5,9 @@ use super::source::{Source, is_word};
 use super::{Finding, Package};
 
 /// Paths that may hold `unsafe`: a folder, or a module as a file or a folder.
-const UNSAFE_PLACES: [&str; 6] = [
+const UNSAFE_PLACES: [&str; 7] = [
     "crates/backend/src/mlx",
+    "crates/fabric-c",
     "crates/kernels",
     "crates/mlx-sys",
     "crates/transport/src/shm",

@@ -3,7 +3,7 @@
 use super::{Finding, Package};
 
 /// Every crate and its layer, highest first.
-const LAYERS: [(&str, u32); 19] = [
+const LAYERS: [(&str, u32); 20] = [
     ("xtask", 9), // automation: uses what it likes, nothing uses it
     ("cli", 8),
     ("sim", 8),
@@ -13,6 +13,7 @@ const LAYERS: [(&str, u32); 19] = [
     ("models", 4),
     ("backend", 3),
     ("cluster", 3),
+    ("fabric-c", 3),
     ("collective", 2),
     ("weights", 2),
     ("wire", 2),

@@ -70,11 +70,15 @@ impl Facts {
     /// Looks at this machine; `models` is where models are kept. Call it before pinning threads. Nothing takes longer than
     /// its limit, all of it some seconds, and no setting is changed.
     pub fn probe(models: &Path) -> Facts {
-        let machine = Machine::probe();
-        let mut facts = ask(machine);
+        let mut facts = Facts::look();
         facts.disk_free = disk_free(models);
         facts.memory_gb_s = memory_bandwidth_gb_s(facts.machine.n_cores(), facts.machine.available_memory);
         facts
+    }
+
+    /// The same without disks and without measuring memory.
+    pub fn look() -> Facts {
+        ask(Machine::probe())
     }
 
     /// What a Mac's tools say; `ask` runs a program with arguments and gives its output, or says why not.
