@@ -3,8 +3,14 @@
 
 mod backend;
 mod check;
+mod cluster;
+pub mod cost;
 mod error;
+pub mod fitted;
 mod make;
+mod model;
+pub mod search;
+pub mod shape;
 mod sizes;
 mod split;
 
@@ -13,7 +19,10 @@ use std::ops::Range;
 use base::{Bytes, ModelSpec, NodeId, RankId, Shard};
 
 pub use backend::{BackendKind, Collectives, Fence};
+pub use cluster::{Cluster, LinkKind, Links, MAX_LINK_KINDS, MAX_MACHINES, Machine, PrefillRates};
 pub use error::PlanError;
+pub use make::shards;
+pub use model::{Experts, KV_VALUE_BYTES, KvCost, LayerCost, LayerKind, ModelCost, Part};
 
 /// Tokens per KV block.
 pub const BLOCK_LEN_TOKENS: u32 = 16;

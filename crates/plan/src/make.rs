@@ -103,7 +103,7 @@ fn share_out(model: &ModelSpec, goal: &Goal) -> Result<Vec<RankPlan>, PlanError>
         let stage = stage as u32;
         let (embeds, heads) = (stage == 0, stage + 1 == goal.pp);
         let bytes = StageBytes::of(model, layers.clone(), embeds, heads);
-        for (tp_index, shard) in shards(model, goal)?.into_iter().enumerate() {
+        for (tp_index, shard) in asked_shards(model, goal)?.into_iter().enumerate() {
             ranks.push(RankPlan {
                 rank: RankId(ranks.len() as u32),
                 node: Default::default(),
@@ -123,22 +123,26 @@ fn share_out(model: &ModelSpec, goal: &Goal) -> Result<Vec<RankPlan>, PlanError>
     Ok(ranks)
 }
 
-/// The shards of one stage, by the weights asked for or evenly. Uneven heads are not made up for with FFN columns: all
-/// ranks wait for each other after attention and again after the feed-forward layer, so each has its own slowest rank.
-fn shards(model: &ModelSpec, goal: &Goal) -> Result<Vec<Shard>, PlanError> {
-    let weights: Vec<u64> = match &goal.split {
-        Some(split) => split.iter().map(|&w| u64::from(w)).collect(),
-        None => vec![1; goal.tp as usize],
-    };
-    let cut = |n: u32, unit: u32, units: &'static str, weights: &[u64]| {
+/// The shards of one stage, by the weights asked for or evenly.
+fn asked_shards(model: &ModelSpec, goal: &Goal) -> Result<Vec<Shard>, PlanError> {
+    match &goal.split {
+        Some(split) => shards(model, &split.iter().map(|&w| u64::from(w)).collect::<Vec<_>>()),
+        None => shards(model, &vec![1; goal.tp as usize]),
+    }
+}
+
+/// The shards of one stage by weights, one for each rank. Uneven heads are not made up for with FFN columns: all ranks wait for
+/// each other after attention and again after the feed-forward layer, so each has its own slowest rank.
+pub fn shards(model: &ModelSpec, weights: &[u64]) -> Result<Vec<Shard>, PlanError> {
+    let cut = |n: u32, unit: u32, units: &'static str| {
         let n_units = n.div_ceil(unit);
         let sizes = apportion(u64::from(n_units), weights);
-        let sizes = sizes.ok_or(PlanError::TooManyRanks { tp: goal.tp, n_units, units })?;
+        let sizes = sizes.ok_or(PlanError::TooManyRanks { tp: weights.len() as u32, n_units, units })?;
         Ok(runs(n, unit, &sizes))
     };
-    let kv_heads = cut(model.n_kv_heads, model.head_unit, "KV head groups", &weights)?;
-    let vocab = cut(model.vocab, VOCAB_UNIT_ROWS, "groups of vocabulary rows", &weights)?;
-    let ffn = cut(model.ffn, model.ffn_unit, "groups of FFN columns", &weights)?;
+    let kv_heads = cut(model.n_kv_heads, model.head_unit, "KV head groups")?;
+    let vocab = cut(model.vocab, VOCAB_UNIT_ROWS, "groups of vocabulary rows")?;
+    let ffn = cut(model.ffn, model.ffn_unit, "groups of FFN columns")?;
     let shard = |((kv_heads, ffn), vocab)| Shard { kv_heads, ffn, vocab };
     Ok(kv_heads.into_iter().zip(ffn).zip(vocab).map(shard).collect())
 }
