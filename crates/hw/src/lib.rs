@@ -1,10 +1,13 @@
-//! What this machine is: cores, memory, processor, system. What cannot be found out is `None`, never a guess.
-//! It does not know what the machine will be used for.
+//! What this machine is, which machines and links there are to be had, and how people write clusters of them down. What cannot
+//! be found out is `None`, never a guess. It does not know what the machine will be used for.
 
+pub mod catalogue;
+pub mod cluster;
 #[cfg(not(target_os = "macos"))]
 mod linux;
 #[cfg(target_os = "macos")]
 mod macos;
+mod nearest;
 #[cfg(any(target_os = "macos", test))]
 mod sysctl;
 

@@ -18,7 +18,7 @@ const UNSAFE_PLACES: [&str; 6] = [
 const ENVIRONMENT: [&str; 7] = ["var", "var_os", "vars", "vars_os", "set_var", "remove_var", "home_dir"];
 
 /// Crates at the border, where values take a form that others read.
-const BORDER: [&str; 7] = ["api", "cli", "node", "text", "weights", "wire", "xtask"];
+const BORDER: [&str; 8] = ["api", "cli", "hw", "node", "text", "weights", "wire", "xtask"];
 
 /// Serialising dependencies and who may have them beside the border crates.
 const SERIALISERS: [(&str, &[&str]); 3] = [
