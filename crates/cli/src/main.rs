@@ -5,6 +5,7 @@ mod bench;
 mod chat;
 mod field_test;
 mod models;
+mod plan;
 mod quickstart;
 mod report;
 mod serve;
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
         Command::Models(args) => models::list(&args),
         Command::Bench(args) => bench::run(&args),
         Command::FieldTest(args) => field_test::run(&args),
+        Command::Plan(args) => plan::run(&args),
         Command::Rank(args) => serve::rank(&args),
     };
     match result {

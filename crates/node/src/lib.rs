@@ -2,6 +2,7 @@
 //! server. The only library crate that reads the environment and the clock and starts processes.
 
 pub mod models;
+pub mod planning;
 
 mod door;
 mod open;

@@ -15,6 +15,11 @@ pub const DERIVED_RATE_BAND: f64 = 0.10;
 /// Parts of a GPU's peak that prefill reaches, of dense models and of models with experts: the least of the chips measured.
 pub const PREFILL_OF_PEAK: (f64, f64) = (0.77, 0.46);
 
+/// Part of a small sum over two machines that each further machine adds: 3.5 of 19 µs over RDMA.
+pub const ALL_REDUCE_GROWTH: f64 = 0.18;
+/// Power that has been measured at the wall: chip, machines in a pipeline, watts of all together.
+pub const MEASURED_PIPELINES: [(&str, usize, f64); 2] = [("M3 Ultra", 4, 526.0), ("M3 Ultra", 2, 545.0)];
+
 /// How a chip and the engine on it behave. Shares are of the memory's bandwidth.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Constants {

@@ -144,6 +144,17 @@ impl Plan {
         Plan::new(make::make(topology, model, goal)?)
     }
 
+    /// The plan that a searched layout is, one rank on each of its machines, with a cache for the load. Its sizes must be those of a
+    /// model with heads' keys and values, which is all that ranks run.
+    pub fn of_layout(
+        cluster: &Cluster,
+        model: &ModelSpec,
+        load: cost::Load,
+        layout: &cost::Layout,
+    ) -> Result<Plan, PlanError> {
+        Plan::new(make::of_layout(cluster, model, load, layout)?)
+    }
+
     /// Checks that every layer is on exactly one stage, that the shards of every stage are whole, that byte counts
     /// are right and fit the nodes, that ranks are numbered in (stage, tp_index) order, and that the nodes can run the
     /// backends and collectives.

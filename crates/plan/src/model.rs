@@ -109,7 +109,7 @@ pub struct ModelCost {
 
 impl ModelCost {
     /// The same layers as sizes to be shared out.
-    pub(crate) fn layer_bytes(layers: &[LayerCost]) -> Vec<LayerBytes> {
+    pub fn layer_bytes(layers: &[LayerCost]) -> Vec<LayerBytes> {
         let bytes = |l: &LayerCost| LayerBytes {
             attention: l.attention.bytes(),
             ffn: l.ffn.bytes() + l.experts.bytes(),

@@ -11,7 +11,7 @@ use plan::cost::{Layout, Load, Member, ONEFOLD, StageLayout, predict};
 use plan::fitted;
 use plan::search::{Aim, Ask, Choice, search};
 use plan::shape::{Format, Formats};
-use plan::{Cluster, LinkKind, Links, Machine, ModelCost, PlanError, shards};
+use plan::{Cluster, LinkKind, Links, Machine, ModelCost, Plan, PlanError, shards};
 use proptest::prelude::*;
 
 fn ask(context_len: u32, n_sequences: u32) -> Ask {
@@ -22,7 +22,7 @@ fn speed(choice: &Choice) -> f64 {
     choice.best.prediction.decode.unwrap().tokens_per_s
 }
 
-/// Six layers of which the first two are not like the others.
+/// Five layers of which the first is not like the others.
 fn small_model() -> ModelCost {
     let mut model = deepseek(affine(4, 64));
     model.layers.drain(1..57);
@@ -198,6 +198,16 @@ proptest! {
         }
         prop_assert_eq!(end, model.spec.n_layers());
         prop_assert!(choice.best.prediction.memory.iter().all(|m| m.headroom().is_some()));
+    }
+
+    #[test]
+    fn a_layout_of_a_dense_model_is_a_plan(cluster in any_cluster(1..7), load in any_load()) {
+        let model = llama_8b(affine(4, 64));
+        let Ok(choice) = search(&cluster, &model, ONEFOLD, &Ask { load, ..ask(1, 1) }) else { return Ok(()) };
+        let plan = Plan::of_layout(&cluster, &model.spec, load, &choice.best.layout);
+        let plan = plan.map_err(|e| TestCaseError::fail(e.to_string()))?;
+        let held = choice.best.prediction.memory.iter().map(|m| (m.weights, m.kv));
+        prop_assert!(plan.ranks().iter().map(|r| (r.weights, r.kv)).eq(held));
     }
 
     #[test]

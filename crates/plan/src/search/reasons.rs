@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use base::Bytes;
 
-use super::{Ask, Candidate, Context, Rejected, compare};
+use super::{Aim, Ask, Candidate, Context, Rejected, compare};
 use crate::cost::{Breakdown, Layout, Load, MemberMemory, activation_bytes, kv_per_layer};
 use crate::{PlanError, shards};
 
@@ -93,6 +93,10 @@ fn worse(c: &Context, ask: &Ask, best: &Candidate, other: &Candidate) -> Rejecte
         });
     }
     why.push(slower(best, other));
+    if ask.aim == Aim::Headroom {
+        let [a, b] = [best, other].map(|c| 100.0 * c.headroom());
+        why.push(format!("leaves {b:.0} % of the fullest machine's memory instead of {a:.0} %"));
+    }
     Rejected { what: form_in_words(form), why: why.join(", "), candidate: Some(other.clone()) }
 }
 
@@ -108,7 +112,7 @@ fn slower(best: &Candidate, other: &Candidate) -> String {
     } else if part < 0.0 {
         format!("{:.0} % slower", -100.0 * part)
     } else {
-        format!("{:.0} % faster, but with less memory left", 100.0 * part)
+        format!("{:.0} % faster", 100.0 * part)
     };
     format!("{verdict} ({speeds}{})", grown(&a.step, &b.step))
 }
