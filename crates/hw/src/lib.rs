@@ -3,13 +3,15 @@
 
 pub mod catalogue;
 pub mod cluster;
+pub mod diagnose;
+pub mod facts;
 #[cfg(not(target_os = "macos"))]
 mod linux;
 #[cfg(target_os = "macos")]
 mod macos;
 mod nearest;
-#[cfg(any(target_os = "macos", test))]
-mod sysctl;
+pub mod sysfs;
+pub mod tools;
 
 use std::num::NonZero;
 use std::thread::available_parallelism;

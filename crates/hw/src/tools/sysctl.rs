@@ -1,11 +1,13 @@
-//! What the answer of macOS's `sysctl` says about the machine. It runs nothing, so it is tested on every system.
+//! `sysctl`: a Mac's cores, memory, model and settings. A name that it leaves out is unknown, and no error.
 
 use base::Bytes;
 
 use crate::{Machine, known, vectors};
 
-/// What is asked for.
-pub(crate) const NAMES: [&str; 8] = [
+/// Where the system keeps it, whatever the search path says.
+pub const PROGRAM: &str = "/usr/sbin/sysctl";
+/// What is asked for; what some systems do not know comes last.
+pub const NAMES: [&str; 12] = [
     "kern.hostname",
     "hw.memsize",
     "machdep.cpu.brand_string",
@@ -14,10 +16,27 @@ pub(crate) const NAMES: [&str; 8] = [
     "vm.page_pageable_external_count", // file contents: given up without being written anywhere
     "vm.page_purgeable_count",
     "kern.osproductversion",
+    "kern.osversion",
+    "hw.model",
+    "vm.swapusage",
+    "iogpu.wired_limit_mb",
 ];
 
+/// What a Mac is and how it is set, beyond the machine itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MacSettings {
+    /// As in `Mac15,14`.
+    pub model: Option<String>,
+    /// The system's build, as in `25C56`.
+    pub build: Option<String>,
+    /// Memory that is written to disk for want of room.
+    pub swap_used: Option<Bytes>,
+    /// What the GPU may use, where somebody has said so.
+    pub wired_limit: Option<Bytes>,
+}
+
 /// The machine out of lines `name: value`, in any order.
-pub(crate) fn machine(answer: &str) -> Machine {
+pub fn machine(answer: &str) -> Machine {
     let total_memory = number(answer, "hw.memsize").filter(|total| *total > 0).map(Bytes);
     Machine {
         name: value(answer, "kern.hostname"),
@@ -29,6 +48,24 @@ pub(crate) fn machine(answer: &str) -> Machine {
         vectors: vectors(),
         os: value(answer, "kern.osproductversion").map(|version| format!("macOS {version}")),
     }
+}
+
+/// Model, build and settings out of the same lines.
+pub fn settings(answer: &str) -> MacSettings {
+    let megabytes = number(answer, "iogpu.wired_limit_mb").filter(|limit| *limit > 0); // 0: the system decides
+    MacSettings {
+        model: value(answer, "hw.model"),
+        build: value(answer, "kern.osversion"),
+        swap_used: value(answer, "vm.swapusage").as_deref().and_then(swap_used),
+        wired_limit: megabytes.and_then(|limit| limit.checked_mul(1 << 20)).map(Bytes),
+    }
+}
+
+/// `total = 2048.00M  used = 1024.50M  free = 1023.50M`.
+fn swap_used(usage: &str) -> Option<Bytes> {
+    let (_, rest) = usage.split_once("used =")?;
+    let megabytes: f64 = rest.split_whitespace().next()?.strip_suffix('M')?.parse().ok()?;
+    (megabytes.is_finite() && megabytes >= 0.0).then_some(Bytes((megabytes * (1 << 20) as f64) as u64))
 }
 
 /// Pages that are free, or become so without swapping or compressing.
@@ -51,16 +88,7 @@ fn value(answer: &str, name: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    const ANSWER: &str = "\
-kern.hostname: studio.local
-hw.memsize: 137438953472
-machdep.cpu.brand_string: Apple M5 Max
-hw.pagesize: 16384
-vm.page_free_count: 4000000
-vm.page_pageable_external_count: 1500000
-vm.page_purgeable_count: 20000
-kern.osproductversion: 26.2
-";
+    const ANSWER: &str = include_str!("../../fixtures/sysctl.txt");
 
     #[test]
     fn an_answer_becomes_a_machine() {
@@ -79,8 +107,24 @@ kern.osproductversion: 26.2
         for name in NAMES {
             let without: String =
                 ANSWER.lines().filter(|line| !line.starts_with(name)).map(|l| format!("{l}\n")).collect();
-            assert_ne!(machine(&without), machine(ANSWER), "{name}");
+            let both = |answer: &str| (machine(answer), settings(answer));
+            let with = ANSWER.replace("wired_limit_mb: 0", "wired_limit_mb: 100000");
+            let without = without.replace("wired_limit_mb: 0", "wired_limit_mb: 100000");
+            assert_ne!(both(&without), both(&with), "{name}");
         }
+    }
+
+    #[test]
+    fn settings_are_told() {
+        let found = settings(ANSWER);
+        assert_eq!((found.model.as_deref(), found.build.as_deref()), (Some("Mac17,14"), Some("25C56")));
+        assert_eq!((found.swap_used, found.wired_limit), (Some(Bytes(1_074_266_112)), None));
+        let set = settings(&ANSWER.replace("wired_limit_mb: 0", "wired_limit_mb: 458752"));
+        assert_eq!(set.wired_limit, Some(Bytes(448 << 30)));
+        assert_eq!(settings(""), MacSettings::default());
+        let odd =
+            settings("vm.swapusage: total = 1M used = infM\niogpu.wired_limit_mb: 18446744073709551615\n");
+        assert_eq!((odd.swap_used, odd.wired_limit), (None, None));
     }
 
     #[test]
