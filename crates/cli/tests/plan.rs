@@ -71,8 +71,11 @@ fn this_machine_is_planned_without_a_live_cluster() {
 fn configurations_and_cluster_files_are_read() {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("config.json");
-    fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("../node/configs/qwen3-235b-a22b-8bit.json"), &config)
-        .unwrap();
+    fs::copy(
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../node/configs/qwen3-235b-a22b-8bit.json"),
+        &config,
+    )
+    .unwrap();
     let cluster = dir.path().join("cluster.toml");
     fs::write(
         &cluster,
@@ -87,7 +90,10 @@ fn configurations_and_cluster_files_are_read() {
     assert!(text.contains("tensor parallel × 2"), "{text}");
     assert!(text.contains("using mini: linked by 10gbe (no RDMA), with it, "), "{text}");
     let drawn = fs::read_to_string(svg).unwrap();
-    assert!(drawn.starts_with("<svg") && drawn.ends_with("</svg>\n") && drawn.contains("studio-1"), "{drawn}");
+    assert!(
+        drawn.starts_with("<svg") && drawn.ends_with("</svg>\n") && drawn.contains("studio-1"),
+        "{drawn}"
+    );
     assert!(plan(&[dir.path().to_str().unwrap(), "--on", STUDIOS], 0).0.contains("249.8 GB"));
 }
 

@@ -29,7 +29,8 @@ pub fn cost_of_config(json: &Value, stored: Option<Bytes>) -> Result<ModelCost, 
         let bits = bytes.0 as f64 * 8.0 / shape.cost().n_params().max(1) as f64;
         shape.formats = Formats::all(Format { bits, is_quantised: bits < 16.0, group_size: BLOCK_LEN });
     }
-    let is_plain = stored.is_some() || !shape.formats.dense.is_quantised && !shape.formats.experts.is_quantised;
+    let is_plain =
+        stored.is_some() || !shape.formats.dense.is_quantised && !shape.formats.experts.is_quantised;
     Ok(ModelCost { is_runnable: Architecture::find(name).is_ok() && is_plain, ..shape.cost() })
 }
 
@@ -159,14 +160,16 @@ fn packed(weights: &Value, all: &Value) -> Result<Formats, ModelError> {
     let n = Numbers { json: weights };
     let format = Format::grouped(n.at_most("num_bits", 16)?, n.need("group_size")?, 16);
     let ignored = all["ignore"].as_array().map_or(&[][..], Vec::as_slice);
-    let ignores = |part: &str| ignored.iter().any(|name| name.as_str().is_some_and(|name| name.contains(part)));
+    let ignores =
+        |part: &str| ignored.iter().any(|name| name.as_str().is_some_and(|name| name.contains(part)));
     let dense = if ignores("self_attn") { Format::BF16 } else { format };
     Ok(Formats { dense, experts: format, gate: Format::BF16, vocab: Format::BF16 })
 }
 
 /// Weights beyond reason would overflow, and no machine holds them.
 fn check_size(shape: &Shape) -> Result<(), ModelError> {
-    let columns = shape.experts.map_or(0.0, |e| f64::from(e.count.n) * f64::from(e.ffn) + f64::from(e.shared_ffn));
+    let columns =
+        shape.experts.map_or(0.0, |e| f64::from(e.count.n) * f64::from(e.ffn) + f64::from(e.shared_ffn));
     let wide = columns + f64::from(shape.ffn);
     let (heads, hidden) = (f64::from(shape.n_heads), f64::from(shape.hidden));
     let widest = match shape.attention {
@@ -176,7 +179,8 @@ fn check_size(shape: &Shape) -> Result<(), ModelError> {
             heads * f64::from(nope_dim.max(rope_dim).max(v_dim)) * rank
         }
     };
-    let found = f64::from(shape.n_layers) * (wide * hidden * 3.0 + widest * 4.0) + f64::from(shape.vocab) * hidden;
+    let found =
+        f64::from(shape.n_layers) * (wide * hidden * 3.0 + widest * 4.0) + f64::from(shape.vocab) * hidden;
     if found > MAX_PARAMS {
         return Err(config::bad("all sizes together", &format!("at most {MAX_PARAMS:e} weights"), found));
     }

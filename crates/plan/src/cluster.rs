@@ -3,7 +3,7 @@
 
 use base::Bytes;
 
-use crate::{Node, PlanError, fitted::Constants};
+use crate::{Node, PlanError, check::unsound, fitted::Constants};
 
 /// One machine with what the cost model needs to know.
 #[derive(Clone, Debug, PartialEq)]
@@ -100,7 +100,11 @@ impl Links {
     pub fn connect(&mut self, a: usize, b: usize, kind: usize) -> Result<(), PlanError> {
         let n = self.n_machines;
         if a >= n || b >= n || a == b || kind >= self.kinds.len() {
-            return Err(unsound("a link", format!("two of {n} machines and a kind"), format!("{a}, {b}, {kind}")));
+            return Err(unsound(
+                "a link",
+                format!("two of {n} machines and a kind"),
+                format!("{a}, {b}, {kind}"),
+            ));
         }
         for at in [a * n + b, b * n + a] {
             self.pairs[at] = Some(kind as u8);
@@ -206,12 +210,4 @@ fn check_figures(machine: &Machine) -> Result<(), PlanError> {
         }
     }
     Ok(())
-}
-
-fn unsound(
-    what: impl Into<String>,
-    expected: impl std::fmt::Display,
-    found: impl std::fmt::Display,
-) -> PlanError {
-    PlanError::Unsound { what: what.into(), expected: expected.to_string(), found: found.to_string() }
 }

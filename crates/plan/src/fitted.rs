@@ -1,5 +1,5 @@
 //! What chips reach of their memory's bandwidth, and what engines cost beside it: the cost model's own parameters. They are fitted
-//! on the rows in `tests/measured.rs`, eleven constants for about twenty points, so a model that is not among them may lie
+//! on the rows in `tests/measured.rs`, a dozen constants for twenty-five points, so a model that is not among them may lie
 //! 15 % off; a chip that is not among them takes its nearest relative's constants, and a wider band.
 
 use crate::model::LayerKind;
@@ -82,6 +82,17 @@ pub const M3_ULTRA_REMOTE_LAYERS: Constants = Constants {
     plain: 0.52,
     layer_s: LayerSeconds { dense: 65e-6, experts: 0.0, latent: 160e-6 },
     ..M3_ULTRA
+};
+
+/// This program's own kernels on processors, from `docs/log.md`: 22.0 of 31.3 and 30.0 of 37.5 GB/s with one and two threads, and
+/// 0.9 ms beside the bytes in 30 layers of a small model. One small machine, so it counts as carried over.
+pub const PROCESSORS: Constants = Constants {
+    quantised: 0.75,
+    plain: 0.75,
+    kv_heads: 0.75,
+    kv_latent: 0.30,
+    layer_s: LayerSeconds { dense: 30e-6, experts: 105e-6, latent: 275e-6 },
+    is_fitted: false,
 };
 
 /// The constants of a chip by the name its maker gives it; the nearest relative's, marked so, for one without rows.

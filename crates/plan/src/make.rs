@@ -11,8 +11,8 @@ use crate::cost::{Layout, Load, StageLayout};
 use crate::sizes::{StageBytes, head_bytes, kv_bytes};
 use crate::split::{apportion, cut_layers, runs};
 use crate::{
-    BLOCK_LEN_TOKENS, BackendKind, Cluster, Collectives, Fence, Goal, Node, PlanError, PlanParts, RankPlan, Topology,
-    VOCAB_UNIT_ROWS,
+    BLOCK_LEN_TOKENS, BackendKind, Cluster, Collectives, Fence, Goal, Node, PlanError, PlanParts, RankPlan,
+    Topology, VOCAB_UNIT_ROWS,
 };
 
 /// Sequences of full length that the KV cache holds by default, where memory allows.

@@ -1,9 +1,9 @@
 //! `onefold plan --buy`: clusters of the catalogue that meet the limits, cheapest first, and what was nearly enough.
 
+use ::plan::cost::Load;
 use anyhow::Result;
 use hw::catalogue::Catalogue;
 use node::planning::{self, Comparison, Limits, Miss, Offer, Offers, Subject};
-use ::plan::cost::Load;
 use serde_json::{Value, json};
 
 use super::text::{figure, form};

@@ -8,12 +8,12 @@ mod text;
 
 use std::{fs, path::Path};
 
-use anyhow::{Context as _, Result};
-use hw::catalogue::Catalogue;
-use node::{Paths, planning};
 use ::plan::cost::{Load, ONEFOLD, Prediction, predict};
 use ::plan::search::{Aim, Ask, Choice, search};
 use ::plan::{Cluster, ModelCost, Plan};
+use anyhow::{Context as _, Result};
+use hw::catalogue::Catalogue;
+use node::{Paths, planning};
 
 use crate::{args::PlanArgs, report, start};
 
@@ -146,7 +146,9 @@ impl Money {
             joules_per_token,
             energy_usd_per_million: joules_per_token.map(|j| j * 1e6 / 3.6e6 * self.usd_per_kwh),
             machines_usd,
-            machines_usd_per_million: machines_usd.zip(tokens_per_s).map(|(usd, s)| usd / (s * seconds) * 1e6),
+            machines_usd_per_million: machines_usd
+                .zip(tokens_per_s)
+                .map(|(usd, s)| usd / (s * seconds) * 1e6),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! A plan for people: who holds what, how fast, where the time goes, what it costs, and what was not chosen and why.
 
+use ::plan::cost::{Breakdown, Speed};
 use anyhow::Result;
 use base::Bytes;
-use ::plan::cost::{Breakdown, Speed};
 
 use super::{Report, SpeedRow};
 use crate::report::{align_right, print as line, table};
@@ -104,9 +104,10 @@ fn columns(report: &Report, n: usize) -> String {
 
 /// A speed with its band.
 fn tokens(speed: Option<&Speed>) -> String {
-    speed.map_or_else(|| "unknown".to_owned(), |s| {
-        format!("{} ± {}", figure(s.tokens_per_s), figure(s.tokens_per_s * s.band))
-    })
+    speed.map_or_else(
+        || "unknown".to_owned(),
+        |s| format!("{} ± {}", figure(s.tokens_per_s), figure(s.tokens_per_s * s.band)),
+    )
 }
 
 /// Three digits of a number.

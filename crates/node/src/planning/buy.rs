@@ -202,12 +202,7 @@ fn comparisons(catalogue: &Catalogue, model: &ModelCost) -> Vec<Comparison> {
     let compare = |kind: &MachineKind| {
         let n = weights.div_ceil(nominal(kind.memory)).max(1);
         let all = |figure: Option<hw::catalogue::Figure>| figure.map(|f| f.value * n as f64);
-        Comparison {
-            title: kind.title.clone(),
-            n,
-            watts: all(kind.max_w),
-            price_usd: all(kind.price_usd),
-        }
+        Comparison { title: kind.title.clone(), n, watts: all(kind.max_w), price_usd: all(kind.price_usd) }
     };
     gpus.map(compare).collect()
 }

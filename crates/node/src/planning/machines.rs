@@ -3,7 +3,7 @@
 
 use base::NodeId;
 use hw::catalogue::{Carries, Catalogue, Compute, Family, Figure, LinkKind, MachineKind};
-use hw::cluster;
+use hw::{cluster, facts::memory_bandwidth_gb_s};
 use plan::{BackendKind, Cluster, Links, Machine, Node, PlanError, PrefillRates, fitted};
 
 use crate::placement::this_node;
@@ -11,16 +11,18 @@ use crate::placement::this_node;
 /// What a figure in units of 10^9 is in units of one.
 const GIGA: f64 = 1e9;
 
-/// The machine this program runs on, alone. Its speed is known if it is a Mac whose chip the catalogue has.
+/// The machine this program runs on, alone: the catalogue's figures where its chip is there, else its processors and what they get
+/// from memory, which is measured now and takes less than a second.
 pub fn this_machine(catalogue: &Catalogue) -> Cluster {
     let probed = hw::Machine::probe();
-    let node = this_node(NodeId(0), &probed);
     let title = probed.cpu.as_deref().unwrap_or_default();
     let chip = catalogue.chip(title, None);
+    let measured = || memory_bandwidth_gb_s(probed.n_cores(), probed.available_memory);
+    let bandwidth_gb_s = chip.map_or_else(measured, |c| Some(c.compute.bandwidth_gb_s.value));
     Cluster::alone(Machine {
-        node,
-        bandwidth: chip.map(|c| c.compute.bandwidth_gb_s.value * GIGA),
-        constants: fitted::constants(title),
+        node: this_node(NodeId(0), &probed),
+        bandwidth: bandwidth_gb_s.map(|gb| gb * GIGA),
+        constants: chip.map_or(fitted::PROCESSORS, |c| fitted::constants(&c.title)),
         prefill: chip.map_or_else(PrefillRates::default, |c| rates(&c.compute)),
         n_ports: None,
         n_rdma_ports: None,
@@ -127,7 +129,8 @@ mod tests {
     fn the_catalogue_becomes_a_cluster() {
         let catalogue = Catalogue::embedded().unwrap();
         let text = "4x mac-studio-m3-ultra-512 over tb5-rdma";
-        let cluster = described(&cluster::Cluster::from_short(text, &catalogue).unwrap(), &catalogue).unwrap();
+        let cluster =
+            described(&cluster::Cluster::from_short(text, &catalogue).unwrap(), &catalogue).unwrap();
         cluster.check().unwrap();
         let studio = &cluster.machines[3];
         assert_eq!((studio.bandwidth, studio.n_rdma_ports), (Some(819e9), Some(5)));

@@ -125,7 +125,9 @@ fn of_path(path: &Path) -> Result<Subject, SubjectError> {
     let config = path.join("config.json");
     match OpenModel::open(path) {
         Ok(model) => Ok(of_open(&model)),
-        Err(OpenError::Model(ModelError::Architecture { .. }) | OpenError::Weights(_)) if config.is_file() => {
+        Err(OpenError::Model(ModelError::Architecture { .. }) | OpenError::Weights(_))
+            if config.is_file() =>
+        {
             of_config(&config)
         }
         Err(error) => Err(error.into()),
@@ -222,7 +224,11 @@ mod tests {
         ] {
             assert!(good.contains(from), "{from}");
             let text = good.replace(from, to).replace("\"n_routed_experts\": 384", {
-                if says == "all sizes together" { "\"n_routed_experts\": 1048576" } else { "\"n_routed_experts\": 384" }
+                if says == "all sizes together" {
+                    "\"n_routed_experts\": 1048576"
+                } else {
+                    "\"n_routed_experts\": 384"
+                }
             });
             let shown = refused(&text);
             assert!(shown.contains(says), "{to}: {shown}");

@@ -6,7 +6,7 @@
 use crate::Machine;
 
 /// How much longer than its turn a machine draws its active watts. Fitted on the two pipelines above.
-const BUSY_TAIL: f64 = 2.0;
+const BUSY_TAIL: f64 = 2.25;
 
 /// Watts of one machine whose stage computes for `turn_s` of every `step_s`; `None` if its figures are not known.
 pub(crate) fn watts(machine: &Machine, turn_s: f64, step_s: f64) -> Option<f64> {

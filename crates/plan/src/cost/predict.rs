@@ -60,9 +60,8 @@ pub fn predict(
     let more = if rate_band { DERIVED_RATE_BAND } else { 0.0 };
     let prefill = prefill.as_ref().map(|p| speed(p, chunk.n_rows, band + more));
     let one = pass(cluster, model, engine, layout, Step::decode(Load { n_sequences: 1, ..load }));
-    let ttft_s = prefill.zip(one).map(|(p, (last, _))| {
-        f64::from(load.context_len) / p.tokens_per_s + last.total_s()
-    });
+    let ttft_s =
+        prefill.zip(one).map(|(p, (last, _))| f64::from(load.context_len) / p.tokens_per_s + last.total_s());
     let stages_s = decode.as_ref().map_or_else(Vec::new, |d| d.1.clone());
     let watts = decode.as_ref().and_then(|(step, stages)| all_watts(cluster, layout, step, stages));
     Prediction { memory, decode: decode_speed, stages_s, prefill, ttft_s, watts }

@@ -34,7 +34,8 @@ pub(super) fn layouts(c: &Context) -> Vec<Layout> {
         }
     }
     let sums = Sums::of(c.model);
-    let alone = (0..c.cluster.machines.len()).filter_map(|m| exact::in_order(c, &[Set::new(c, &sums, &[m])?]));
+    let alone =
+        (0..c.cluster.machines.len()).filter_map(|m| exact::in_order(c, &[Set::new(c, &sums, &[m])?]));
     layouts.extend(alone);
     for seed in seeds(c) {
         for tp in CHAIN_WIDTHS {
@@ -54,7 +55,8 @@ fn seeds(c: &Context) -> Vec<usize> {
     order.sort_by_key(|m| (by_bandwidth(m), std::cmp::Reverse(machines[*m].node.memory)));
     let mut sorts = HashSet::new();
     let sort_of = |m: &Machine| (m.bandwidth.unwrap_or(0.0) as u64, m.node.memory);
-    let mut seeds: Vec<usize> = order.iter().copied().filter(|&m| sorts.insert(sort_of(&machines[m]))).collect();
+    let mut seeds: Vec<usize> =
+        order.iter().copied().filter(|&m| sorts.insert(sort_of(&machines[m]))).collect();
     seeds.truncate(MAX_SEEDS);
     seeds.extend((0..machines.len()).max_by_key(|&m| machines[m].node.memory));
     seeds

@@ -39,8 +39,7 @@ fn layouts_of_width(c: &Context, sums: &Sums, pool: &[usize], tp: usize) -> Vec<
     let n = pool.len() as u32;
     let masks = (1_u32..1 << n).filter(|mask| mask.count_ones() as usize == tp);
     let set = |mask: u32| {
-        let machines: Vec<usize> =
-            (0..n).filter(|i| mask >> i & 1 == 1).map(|i| pool[i as usize]).collect();
+        let machines: Vec<usize> = (0..n).filter(|i| mask >> i & 1 == 1).map(|i| pool[i as usize]).collect();
         Some((mask, Set::new(c, sums, &machines)?))
     };
     let sets: Vec<(u32, Set)> = masks.filter_map(set).collect();
@@ -55,7 +54,9 @@ fn layouts_of_width(c: &Context, sums: &Sums, pool: &[usize], tp: usize) -> Vec<
             };
             rows.insert((used, at), row);
         }
-        let done = |at: &usize| rows.get(&(used, *at)).map_or(f64::INFINITY, |row| row.seconds[c.model.layers.len()]);
+        let done = |at: &usize| {
+            rows.get(&(used, *at)).map_or(f64::INFINITY, |row| row.seconds[c.model.layers.len()])
+        };
         let last = (0..sets.len()).min_by(|a, b| done(a).total_cmp(&done(b)));
         if let Some(last) = last.filter(|at| done(at).is_finite()) {
             layouts.push(follow(&sets, &rows, used, last, c.model.layers.len()));
@@ -88,7 +89,9 @@ fn arrivals(
 ) -> Vec<(f64, usize)> {
     let mut arrivals: Vec<(f64, usize)> = Vec::new();
     for before in 0..n_sets {
-        let (Some(row), Some(hop)) = (rows.get(&(used, before)), hops[before * n_sets + at]) else { continue };
+        let (Some(row), Some(hop)) = (rows.get(&(used, before)), hops[before * n_sets + at]) else {
+            continue;
+        };
         arrivals.resize(row.seconds.len(), (f64::INFINITY, 0));
         for (arrival, seconds) in arrivals.iter_mut().zip(&row.seconds) {
             if seconds + hop < arrival.0 {
@@ -100,7 +103,8 @@ fn arrivals(
 }
 
 fn first_stage(set: &Set, n_layers: usize) -> Row {
-    let mut row = Row { seconds: vec![f64::INFINITY; n_layers + 1], from: vec![From::default(); n_layers + 1] };
+    let mut row =
+        Row { seconds: vec![f64::INFINITY; n_layers + 1], from: vec![From::default(); n_layers + 1] };
     for (split, way) in set.splits.iter().enumerate() {
         for end in (1..=n_layers).filter(|&end| way.fits_from_0[end]) {
             let head = if end == n_layers { way.head_s } else { 0.0 };
@@ -114,7 +118,8 @@ fn first_stage(set: &Set, n_layers: usize) -> Row {
 }
 
 fn later_stage(set: &Set, n_layers: usize, arrivals: &[(f64, usize)]) -> Row {
-    let mut row = Row { seconds: vec![f64::INFINITY; n_layers + 1], from: vec![From::default(); n_layers + 1] };
+    let mut row =
+        Row { seconds: vec![f64::INFINITY; n_layers + 1], from: vec![From::default(); n_layers + 1] };
     if arrivals.is_empty() {
         return row;
     }
@@ -130,12 +135,7 @@ fn later_stage(set: &Set, n_layers: usize, arrivals: &[(f64, usize)]) -> Row {
 }
 
 /// Calls `found` with the best start for every end that has one.
-fn slide(
-    way: &Split,
-    n_layers: usize,
-    arrivals: &[(f64, usize)],
-    mut found: impl FnMut(usize, usize, f64),
-) {
+fn slide(way: &Split, n_layers: usize, arrivals: &[(f64, usize)], mut found: impl FnMut(usize, usize, f64)) {
     let gain = |start: usize| arrivals[start].0 - way.upto_s[start];
     let mut window: VecDeque<usize> = VecDeque::new(); // starts, their gains ascending
     for end in 2..=n_layers {

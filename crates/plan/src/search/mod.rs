@@ -10,12 +10,19 @@ mod exact;
 mod reasons;
 mod stage;
 
-use crate::cost::{Engine, Layout, Load, Prediction, predict};
-use crate::check::check_model;
+use base::Bytes;
+
+use crate::check::{check_model, unsound};
+use crate::cost::{Engine, Layout, Load, Prediction, StageLayout, predict};
+use crate::sizes::head_bytes;
+use crate::split::cut_layers;
 use crate::{Cluster, ModelCost, PlanError};
 
 /// Machines over which every layout is compared; of larger clusters, runs of neighbours are.
 pub const MAX_EXACT_MACHINES: usize = 8;
+
+/// Relative difference of speeds that is nothing but rounding.
+const ROUNDING: f64 = 1e-12;
 
 /// What a plan is to be good at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,7 +120,7 @@ pub fn search(cluster: &Cluster, model: &ModelCost, engine: Engine, ask: &Ask) -
     };
     let candidate = |layout: Layout| {
         let prediction = predict(cluster, model, engine, ask.load, &layout);
-        Candidate { layout, prediction }
+        balanced(&Context { cluster, ..everything }, Candidate { layout, prediction })
     };
     let candidates: Vec<Candidate> = layouts.into_iter().map(candidate).collect();
     let best = candidates.iter().filter(|c| c.is_within(ask)).max_by(|a, b| compare(a, b, ask));
@@ -124,7 +131,33 @@ pub fn search(cluster: &Cluster, model: &ModelCost, engine: Engine, ask: &Ask) -
     Ok(Choice { best: best.clone(), rejected, is_exact })
 }
 
+/// The same stages with their layers cut by memory, if that is as fast: among equal machines every cut is.
+fn balanced(c: &Context, candidate: Candidate) -> Candidate {
+    let spec = &c.model.spec;
+    let stages = &candidate.layout.stages;
+    if stages.len() < 2 {
+        return candidate;
+    }
+    let layers: Vec<u64> = spec.layers.iter().map(|l| (l.attention + l.ffn + l.replicated).0).collect();
+    let memory = |stage: &StageLayout| -> Bytes {
+        stage.members.iter().map(|m| c.cluster.machines[m.machine].node.memory).sum()
+    };
+    // in units in which the weights of all stages fit 32 bits
+    let weights: Vec<u32> =
+        stages.iter().map(|stage| (memory(stage).0 >> 24).clamp(1, u64::from(u32::MAX)) as u32).collect();
+    let cuts = cut_layers(&layers, spec.embedding.0, head_bytes(spec, false).0, &weights);
+    let mut layout = candidate.layout.clone();
+    for (stage, layers) in layout.stages.iter_mut().zip(cuts) {
+        stage.layers = layers;
+    }
+    let prediction = predict(c.cluster, c.model, c.engine, c.load, &layout);
+    let recut = Candidate { layout, prediction };
+    let is_as_fast = recut.tokens_per_s() >= candidate.tokens_per_s() * (1.0 - ROUNDING);
+    if is_as_fast && recut.headroom() >= candidate.headroom() { recut } else { candidate }
+}
+
 /// What a search works on.
+#[derive(Clone, Copy)]
 pub(crate) struct Context<'a> {
     pub(crate) cluster: &'a Cluster,
     pub(crate) model: &'a ModelCost,
@@ -158,10 +191,8 @@ fn check_ask(model: &ModelCost, ask: &Ask) -> Result<(), PlanError> {
         let (asked, longest) = (load.context_len, model.spec.max_context);
         return Err(PlanError::ContextTooLong { asked, longest });
     }
-    let expected = model.layers.len();
-    if model.spec.layers.len() != expected {
-        let (what, found) = ("layers of the model".to_owned(), model.spec.layers.len().to_string());
-        return Err(PlanError::Unsound { what, expected: expected.to_string(), found });
+    if model.spec.layers.len() != model.layers.len() {
+        return Err(unsound("layers of the model", model.layers.len(), model.spec.layers.len()));
     }
     Ok(())
 }

@@ -58,7 +58,8 @@ pub(super) fn no_plan(c: &Context, ask: &Ask, all: &[Candidate]) -> PlanError {
              machine, found {memory} on {n} machine{}, in no arrangement enough",
             if n == 1 { "" } else { "s" }
         ),
-        hint: "shorten the context (--context), ask for fewer requests, or use more machines or links".to_owned(),
+        hint: "shorten the context (--context), ask for fewer requests, or use more machines or links"
+            .to_owned(),
     }
 }
 
@@ -119,7 +120,8 @@ fn slower(best: &Candidate, other: &Candidate) -> String {
 
 fn grown(best: &Breakdown, other: &Breakdown) -> String {
     let terms = best.terms().into_iter().zip(other.terms());
-    let grown = terms.map(|((name, a), (_, b))| (name, a, b)).max_by(|x, y| (x.2 - x.1).total_cmp(&(y.2 - y.1)));
+    let grown =
+        terms.map(|((name, a), (_, b))| (name, a, b)).max_by(|x, y| (x.2 - x.1).total_cmp(&(y.2 - y.1)));
     match grown {
         Some((name, a, b)) if b > a => format!("; {name} {:.1} ms instead of {:.1}", 1e3 * b, 1e3 * a),
         _ => String::new(),

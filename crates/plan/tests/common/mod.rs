@@ -5,14 +5,12 @@ use base::{Bytes, NodeId};
 use plan::cost::{Layout, Member, StageLayout};
 use plan::fitted::{self, Constants};
 use plan::shape::{AttentionShape, ExpertShape, Format, Formats, IndexerShape, Shape};
-use plan::{
-    BackendKind, Cluster, Experts, LinkKind, Links, Machine, ModelCost, Node, PrefillRates, shards,
-};
+use plan::{BackendKind, Cluster, Experts, LinkKind, Links, Machine, ModelCost, Node, PrefillRates, shards};
 
-pub const GB: f64 = 1e9;
+pub(crate) const GB: f64 = 1e9;
 
 /// MLX's affine format: a scale and a bias of 16 bits for each group.
-pub fn affine(bits: u32, group_size: u32) -> Format {
+pub(crate) fn affine(bits: u32, group_size: u32) -> Format {
     Format::grouped(bits, group_size, 32)
 }
 
@@ -38,25 +36,25 @@ fn routed(n: u32, n_active: u32, ffn: u32, shared_ffn: u32, n_dense_layers: u32)
     Some(ExpertShape { count: Experts { n, n_active }, ffn, shared_ffn, n_dense_layers })
 }
 
-pub fn qwen3_235b(format: Format) -> ModelCost {
+pub(crate) fn qwen3_235b(format: Format) -> ModelCost {
     let shape = grouped(94, 4096, [64, 4, 128], 12_288, 151_936, format);
     Shape { experts: routed(128, 8, 1536, 0, 0), ..shape }.cost()
 }
 
-pub fn qwen3_30b(format: Format) -> ModelCost {
+pub(crate) fn qwen3_30b(format: Format) -> ModelCost {
     let shape = grouped(48, 2048, [32, 4, 128], 6144, 151_936, format);
     Shape { experts: routed(128, 8, 768, 0, 0), ..shape }.cost()
 }
 
-pub fn qwen3_4b(format: Format) -> ModelCost {
+pub(crate) fn qwen3_4b(format: Format) -> ModelCost {
     Shape { is_tied: true, ..grouped(36, 2560, [32, 8, 128], 9728, 151_936, format) }.cost()
 }
 
-pub fn llama_8b(format: Format) -> ModelCost {
+pub(crate) fn llama_8b(format: Format) -> ModelCost {
     grouped(32, 4096, [32, 8, 128], 14_336, 128_256, format).cost()
 }
 
-pub fn llama_70b(format: Format) -> ModelCost {
+pub(crate) fn llama_70b(format: Format) -> ModelCost {
     grouped(80, 8192, [64, 8, 128], 28_672, 128_256, format).cost()
 }
 
@@ -74,19 +72,19 @@ fn deepseek_shape(format: Format) -> Shape {
     }
 }
 
-pub fn deepseek(format: Format) -> ModelCost {
+pub(crate) fn deepseek(format: Format) -> ModelCost {
     let shape = deepseek_shape(format);
     Shape { formats: Formats { gate: Format::BF16, ..shape.formats }, ..shape }.cost()
 }
 
 /// Only the routed experts are quantised.
-pub fn kimi(experts: Format) -> ModelCost {
+pub(crate) fn kimi(experts: Format) -> ModelCost {
     let formats = Formats { experts, ..Formats::all(Format::BF16) };
     kimi_shape(formats).cost()
 }
 
 /// Everything is.
-pub fn kimi_all(format: Format) -> ModelCost {
+pub(crate) fn kimi_all(format: Format) -> ModelCost {
     kimi_shape(Formats::all(format)).cost()
 }
 
@@ -102,11 +100,11 @@ fn kimi_shape(formats: Formats) -> Shape {
     }
 }
 
-pub fn kimi_native() -> ModelCost {
+pub(crate) fn kimi_native() -> ModelCost {
     kimi(Format::grouped(4, 32, 16))
 }
 
-pub fn glm_5() -> ModelCost {
+pub(crate) fn glm_5() -> ModelCost {
     Shape {
         attention: AttentionShape::Latent {
             q_rank: 2048,
@@ -122,7 +120,7 @@ pub fn glm_5() -> ModelCost {
     .cost()
 }
 
-pub fn machine(name: &str, memory_gb: f64, bandwidth_gb_s: f64, constants: Constants) -> Machine {
+pub(crate) fn machine(name: &str, memory_gb: f64, bandwidth_gb_s: f64, constants: Constants) -> Machine {
     Machine {
         node: Node {
             id: NodeId(0),
@@ -143,18 +141,18 @@ pub fn machine(name: &str, memory_gb: f64, bandwidth_gb_s: f64, constants: Const
     }
 }
 
-pub fn m3_ultra() -> Machine {
+pub(crate) fn m3_ultra() -> Machine {
     machine("studio", 384.0, 819.0, fitted::M3_ULTRA)
 }
 
-pub fn m4_max() -> Machine {
+pub(crate) fn m4_max() -> Machine {
     Machine {
         prefill: PrefillRates { dense: Some(15e12), experts: Some(12e12), is_measured: true },
         ..machine("studio", 96.0, 546.0, fitted::M4_MAX)
     }
 }
 
-pub fn rdma() -> LinkKind {
+pub(crate) fn rdma() -> LinkKind {
     LinkKind {
         name: "tb5-rdma".into(),
         is_rdma: true,
@@ -167,7 +165,7 @@ pub fn rdma() -> LinkKind {
 }
 
 /// TCP over Thunderbolt; the hop is that of the engine in the measured rows.
-pub fn tcp() -> LinkKind {
+pub(crate) fn tcp() -> LinkKind {
     LinkKind {
         name: "tb5-ip".into(),
         is_rdma: false,
@@ -180,7 +178,7 @@ pub fn tcp() -> LinkKind {
 }
 
 /// Machines that are all linked to each other.
-pub fn mesh(machines: Vec<Machine>, kind: LinkKind) -> Cluster {
+pub(crate) fn mesh(machines: Vec<Machine>, kind: LinkKind) -> Cluster {
     let mut links = Links::none(machines.len());
     let kind = links.add_kind(kind).unwrap();
     links.connect_rest(kind).unwrap();
@@ -195,14 +193,14 @@ pub fn mesh(machines: Vec<Machine>, kind: LinkKind) -> Cluster {
 }
 
 /// All machines share every layer evenly.
-pub fn tensor(model: &ModelCost, n: usize) -> Layout {
+pub(crate) fn tensor(model: &ModelCost, n: usize) -> Layout {
     let members = shards(&model.spec, &vec![1; n]).unwrap().into_iter().enumerate();
     let members = members.map(|(machine, shard)| Member { machine, shard }).collect();
     Layout { stages: vec![StageLayout { layers: 0..model.spec.n_layers(), members }] }
 }
 
 /// Every machine has its run of layers, of even number.
-pub fn pipeline(model: &ModelCost, n: usize) -> Layout {
+pub(crate) fn pipeline(model: &ModelCost, n: usize) -> Layout {
     let n_layers = model.spec.n_layers();
     let at = |i: usize| (n_layers as usize * i / n) as u32;
     let whole = shards(&model.spec, &[1]).unwrap();
