@@ -1,5 +1,6 @@
 //! The cost model against published measurements. Its parameters were fitted on these very rows: what the tests hold is that it
 //! can say all of them at once, with few parameters. `leave_one_model_out` shows what it is worth on a model it has not seen.
+#![allow(clippy::unwrap_used)] // all of it is tests
 
 mod common;
 

@@ -1,5 +1,6 @@
 //! The search: equal to brute force on small clusters, never worse than one machine, never worse with more, and honest about what
 //! it rejects.
+#![allow(clippy::unwrap_used)] // all of it is tests
 
 mod common;
 
@@ -66,7 +67,11 @@ fn cuts(n: u32, pp: usize) -> Vec<Vec<Range<u32>>> {
         let longer = |so_far: &Vec<Range<u32>>| -> Vec<Vec<Range<u32>>> {
             let start = so_far.last().map_or(0, |r| r.end);
             let ends = if is_last { n..=n } else { start + 1..=n };
-            ends.filter(|&end| end > start).map(|end| [so_far.clone(), vec![start..end]].concat()).collect()
+            let longer = |end: u32| {
+                let run = start..end;
+                [so_far.clone(), vec![run]].concat()
+            };
+            ends.filter(|&end| end > start).map(longer).collect()
         };
         all = all.iter().flat_map(longer).collect();
     }

@@ -1,4 +1,5 @@
 //! Models and machines for the tests of the cost model and the search, as numbers from their configurations.
+#![allow(clippy::unwrap_used)] // all of it is tests
 #![allow(dead_code)] // every test takes what it needs
 
 use base::{Bytes, NodeId};
