@@ -48,6 +48,11 @@ pub(crate) enum Command {
         after_help = "Example:\n  onefold bench ./model.gguf -p 512 -n 128 --repeat 5 --tp 2 --threads 1"
     )]
     Bench(BenchArgs),
+    /// Say what stands between this machine and full speed, and which command mends it. Changes no setting.
+    #[command(
+        after_help = "Examples:\n  onefold doctor\n  onefold doctor --json > studio-1.json\n  onefold doctor --beside studio-1.json\n\nFindings are no failure: the exit code is 0 whenever the machine could be looked at."
+    )]
+    Doctor(DoctorArgs),
     /// Check and measure this machine, and write one report to send back. Sends nothing and changes no setting.
     #[command(after_help = "Example:\n  onefold field-test --output report.md")]
     FieldTest(FieldTestArgs),
@@ -213,6 +218,16 @@ pub(crate) struct BenchArgs {
     pub(crate) verbose: bool,
     #[command(flatten)]
     pub(crate) placement: PlacementArgs,
+}
+
+#[derive(Args)]
+pub(crate) struct DoctorArgs {
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// What another machine of the cluster printed with --json, to judge the pair too; may be given several times.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) beside: Vec<PathBuf>,
 }
 
 #[derive(Args)]

@@ -3,6 +3,7 @@
 mod args;
 mod bench;
 mod chat;
+mod doctor;
 mod field_test;
 mod models;
 mod plan;
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
         Command::Pull(args) => models::pull(&args),
         Command::Models(args) => models::list(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::FieldTest(args) => field_test::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Rank(args) => serve::rank(&args),

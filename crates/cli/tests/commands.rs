@@ -48,7 +48,7 @@ fn fails(args: &[&str], says: &[&str]) {
 
 #[test]
 fn every_help_has_an_example() {
-    for command in ["quickstart", "run", "serve", "pull", "models", "bench", "plan", "rank"] {
+    for command in ["quickstart", "run", "serve", "pull", "models", "bench", "doctor", "plan", "rank"] {
         let (help, _) = ran(onefold().args([command, "--help"]), 0);
         assert!(help.contains(&format!("\n  onefold {command}")), "{help}");
     }
