@@ -131,21 +131,28 @@ fn runs_that_fit(c: &Context, sums: &Sums, machines: &[usize], shards: &[Shard])
         .map(|(&m, s)| (s, kv_per_layer(c.model, s, c.load).0, c.cluster.machines[m].node.memory.0))
         .collect();
     let fits = |start: usize, end: usize| {
-        members.iter().all(|&(shard, kv, memory)| {
-            let weights = weights(c, sums, shard, start, end);
-            let kv = kv.saturating_mul((end - start) as u64);
-            weights.saturating_add(kv).saturating_add(activations) <= memory
-        })
+        start < end
+            && members.iter().all(|&(shard, kv, memory)| {
+                let weights = weights(c, sums, shard, start, end);
+                let kv = kv.saturating_mul((end - start) as u64);
+                weights.saturating_add(kv).saturating_add(activations) <= memory
+            })
     };
     let mut first_start = vec![0; n_layers + 1];
+    // mostly everything fits: one look, for a shorter run needs less
     let mut start = 1;
+    let all_fit = fits(start, n_layers);
     for (end, first) in first_start.iter_mut().enumerate().skip(1) {
-        while start < end && !fits(start, end) {
+        while !all_fit && start < end && !fits(start, end) {
             start += 1;
         }
         *first = start.min(end);
     }
-    let fits_from_0 = (0..=n_layers).map(|end| end > 0 && fits(0, end)).collect();
+    let mut fits_from_0 = vec![false; n_layers + 1];
+    fits_from_0[n_layers] = fits(0, n_layers);
+    let ends: Vec<usize> = (1..n_layers).collect();
+    let n_fit = if fits_from_0[n_layers] { ends.len() } else { ends.partition_point(|&end| fits(0, end)) };
+    fits_from_0[1..=n_fit].fill(true);
     (first_start, fits_from_0)
 }
 
