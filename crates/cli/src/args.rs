@@ -61,6 +61,11 @@ pub(crate) enum Command {
     /// Check and measure this machine, and write one report to send back. Sends nothing and changes no setting.
     #[command(after_help = "Example:\n  onefold field-test --output report.md")]
     FieldTest(FieldTestArgs),
+    /// Predict how a model runs on this machine, on machines you describe, or on machines to be bought. Starts nothing.
+    #[command(
+        after_help = "Examples:\n  onefold plan qwen3-4b\n  onefold plan kimi-k2-thinking --on \"4x mac-studio-m3-ultra-512 over tb5-rdma\"\n  onefold plan --buy kimi-k2-thinking --min-tok-s 20 --max-watts 1200 --max-usd 40000"
+    )]
+    Plan(PlanArgs),
     /// One rank of a replica; started by the other commands, or by hand on another machine.
     #[command(
         hide = true,
@@ -302,6 +307,49 @@ pub(crate) struct FieldTestArgs {
 }
 
 #[derive(Args)]
+pub(crate) struct PlanArgs {
+    /// A model card's name, a .gguf file, a directory with config.json, a config.json, or a name whose sizes are known.
+    pub(crate) model: String,
+    /// Machines, such as "4x mac-studio-m3-ultra-512 over tb5-rdma", or a .toml file that describes a cluster; this machine when
+    /// absent.
+    #[arg(long, value_name = "CLUSTER", conflicts_with = "buy")]
+    pub(crate) on: Option<String>,
+    /// Longest sequence in tokens; the model's own limit, at most 8192, when absent.
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) context: Option<u32>,
+    /// Requests served at once, whose caches must fit together.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = value_parser!(u32).range(1..=100_000))]
+    pub(crate) requests: u32,
+    /// Prefer memory left over to speed.
+    #[arg(long, conflicts_with = "buy")]
+    pub(crate) headroom: bool,
+    /// Watts that all machines may draw while decoding.
+    #[arg(long, value_name = "W", value_parser = positive)]
+    pub(crate) max_watts: Option<f64>,
+    /// Search the catalogue for machines that meet the limits, cheapest first.
+    #[arg(long)]
+    pub(crate) buy: bool,
+    /// Tokens of decode a second that are wanted.
+    #[arg(long, value_name = "N", requires = "buy", value_parser = positive)]
+    pub(crate) min_tok_s: Option<f64>,
+    /// Price of all machines, in US dollars.
+    #[arg(long, value_name = "USD", requires = "buy", value_parser = positive)]
+    pub(crate) max_usd: Option<f64>,
+    /// Price of energy.
+    #[arg(long, default_value_t = 0.15, value_name = "USD", value_parser = positive)]
+    pub(crate) usd_per_kwh: f64,
+    /// Years over which the machines' price is spread.
+    #[arg(long, default_value_t = 3.0, value_name = "N", value_parser = positive)]
+    pub(crate) years: f64,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Draw topology and timeline into this file.
+    #[arg(long, value_name = "FILE", conflicts_with = "buy")]
+    pub(crate) svg: Option<PathBuf>,
+}
+
+#[derive(Args)]
 pub(crate) struct RankArgs {
     /// Address of the serving process.
     #[arg(long, value_name = "IP:PORT")]
@@ -326,6 +374,11 @@ fn one_of<T: Copy + Send + Sync + 'static>(
     names.try_map(move |text| {
         all.iter().copied().find(|value| name(*value) == text).ok_or_else(|| format!("unknown: {text}"))
     })
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    let is_sound = |n: &f64| n.is_finite() && *n > 0.0;
+    text.parse().ok().filter(is_sound).ok_or_else(|| "expected a number above 0".to_owned())
 }
 
 fn temperature(text: &str) -> Result<f32, String> {

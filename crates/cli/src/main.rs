@@ -7,6 +7,7 @@ mod doctor;
 mod fabric;
 mod field_test;
 mod models;
+mod plan;
 mod quickstart;
 mod report;
 mod serve;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(&args),
         Command::Fabric(args) => fabric::run(&args.command),
         Command::FieldTest(args) => field_test::run(&args),
+        Command::Plan(args) => plan::run(&args),
         Command::Rank(args) => serve::rank(&args),
     };
     match result {

@@ -48,7 +48,9 @@ fn fails(args: &[&str], says: &[&str]) {
 
 #[test]
 fn every_help_has_an_example() {
-    for command in ["quickstart", "run", "serve", "pull", "models", "bench", "doctor", "fabric", "rank"] {
+    let commands =
+        ["quickstart", "run", "serve", "pull", "models", "bench", "doctor", "fabric", "plan", "rank"];
+    for command in commands {
         let (help, _) = ran(onefold().args([command, "--help"]), 0);
         assert!(help.contains(&format!("\n  onefold {command}")), "{help}");
     }

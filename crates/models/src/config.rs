@@ -97,7 +97,8 @@ impl Config {
     }
 }
 
-fn bad(key: &str, expected: &str, found: impl std::fmt::Display) -> ModelError {
+/// A value that is not what it should be.
+pub(crate) fn bad(key: &str, expected: &str, found: impl std::fmt::Display) -> ModelError {
     ModelError::Config { key: key.to_owned(), expected: expected.to_owned(), found: found.to_string() }
 }
 

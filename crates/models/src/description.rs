@@ -1,6 +1,7 @@
 //! What a checkpoint holds, in the planner's terms: counts, bytes by how they are shared out, and where cuts may fall.
 
-use base::{Bytes, DType, LayerBytes, ModelSpec};
+use base::{Bytes, DType, ModelSpec};
+use plan::{KvCost, LayerCost, ModelCost, Part};
 use weights::{Checkpoint, Source, Tensor};
 
 use crate::{
@@ -17,6 +18,8 @@ pub struct Description {
     pub config: Config,
     /// Its sizes.
     pub spec: ModelSpec,
+    layers: Vec<LayerCost>,
+    head: Part,
 }
 
 impl Description {
@@ -26,9 +29,11 @@ impl Description {
         let sizes = Sizes { checkpoint, config: &config };
         let layers = (0..config.n_layers)
             .map(|layer| sizes.layer(architecture, layer))
-            .collect::<Result<Vec<LayerBytes>, ModelError>>()?;
-        sizes.bytes(Weight::Norm, 0)?;
+            .collect::<Result<Vec<LayerCost>, ModelError>>()?;
+        sizes.part(Weight::Norm, 0)?;
         let tied = !checkpoint.contains(&name_in(checkpoint, Weight::Head, 0));
+        let embedding = sizes.part(Weight::Embedding, 0)?;
+        let head = if tied { embedding } else { sizes.part(Weight::Head, 0)? };
         let spec = ModelSpec {
             hidden: config.hidden,
             n_heads: config.n_heads,
@@ -39,11 +44,25 @@ impl Description {
             max_context: config.max_context,
             head_unit: sizes.head_unit()?,
             ffn_unit: sizes.cut_len(Weight::Down)?,
-            embedding: sizes.bytes(Weight::Embedding, 0)?,
-            head: if tied { None } else { Some(sizes.bytes(Weight::Head, 0)?) },
-            layers,
+            embedding: embedding.bytes(),
+            head: (!tied).then_some(head.bytes()),
+            layers: ModelCost::layer_bytes(&layers),
         };
-        Ok(Description { architecture, config, spec })
+        Ok(Description { architecture, config, spec, layers, head })
+    }
+
+    /// What the cost model needs to know of it.
+    pub fn cost(&self) -> ModelCost {
+        ModelCost {
+            spec: self.spec.clone(),
+            layers: self.layers.clone(),
+            head: self.head,
+            experts: None,
+            kv: KvCost::Heads,
+            // multiply and add for a score and for a value, over all heads
+            attention_flops: 4.0 * f64::from(self.spec.n_heads) * f64::from(self.spec.head_dim),
+            is_runnable: true,
+        }
     }
 }
 
@@ -79,23 +98,29 @@ struct Sizes<'a> {
 }
 
 impl Sizes<'_> {
-    fn layer(&self, architecture: Architecture, layer: u32) -> Result<LayerBytes, ModelError> {
-        let mut sum = LayerBytes::default();
+    fn layer(&self, architecture: Architecture, layer: u32) -> Result<LayerCost, ModelError> {
+        let mut sum = LayerCost::default();
         for &weight in architecture.layer_weights() {
-            let bytes = self.bytes(weight, layer)?;
+            let part = self.part(weight, layer)?;
             let share = match weight.entry().shape {
                 s if s.contains(&Side::QueryHeads) || s.contains(&Side::KvHeads) => &mut sum.attention,
                 s if s.contains(&Side::Ffn) => &mut sum.ffn,
                 _ => &mut sum.replicated,
             };
-            *share += bytes;
+            *share += part;
         }
         Ok(sum)
     }
 
-    fn bytes(&self, weight: Weight, layer: u32) -> Result<Bytes, ModelError> {
+    fn part(&self, weight: Weight, layer: u32) -> Result<Part, ModelError> {
         let tensor = checked_tensor(self.checkpoint, self.config, weight, layer)?;
-        Ok(Bytes(tensor.bytes.len() as u64))
+        let bytes = Bytes(tensor.bytes.len() as u64);
+        let n_params = tensor.shape.iter().map(|&side| side as u64).product();
+        let (quantised, plain) = match tensor.dtype {
+            DType::F32 | DType::F16 | DType::BF16 => (Bytes(0), bytes),
+            _ => (bytes, Bytes(0)),
+        };
+        Ok(Part { quantised, plain, n_params })
     }
 
     /// The longest run of columns that any layer's tensor of this kind keeps together.

@@ -10,6 +10,7 @@ mod error;
 mod llama;
 mod loader;
 mod names;
+mod numbers;
 mod qwen2;
 mod qwen3;
 mod rope;
@@ -18,6 +19,7 @@ pub use architecture::Architecture;
 pub use config::Config;
 pub use description::Description;
 pub use error::ModelError;
+pub use numbers::cost_of_config;
 
 use backend::Backend;
 use base::Batch;

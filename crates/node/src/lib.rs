@@ -3,6 +3,7 @@
 
 pub mod fabric;
 pub mod models;
+pub mod planning;
 
 mod door;
 mod open;

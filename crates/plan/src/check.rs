@@ -210,6 +210,7 @@ fn expect_range(what: String, expected: &Range<u32>, found: &Range<u32>) -> Resu
     Err(unsound(what, format!("{expected:?}"), format!("{found:?}")))
 }
 
-fn unsound(what: impl Into<String>, expected: impl Display, found: impl Display) -> PlanError {
+/// A part that is not what it should be.
+pub(crate) fn unsound(what: impl Into<String>, expected: impl Display, found: impl Display) -> PlanError {
     PlanError::Unsound { what: what.into(), expected: expected.to_string(), found: found.to_string() }
 }

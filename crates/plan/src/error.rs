@@ -189,6 +189,29 @@ pub enum PlanError {
         Collectives::MlxJaccl
     )]
     JacclDevices,
+    /// More cables at a machine than it has ports for.
+    #[error(
+        "{node} has {found} {what}, expected {expected} at most: one port each\n\
+         hint: join fewer machines into one mesh, or leave out links; a pipeline needs a link to its neighbours only"
+    )]
+    Ports {
+        /// The machine's name.
+        node: String,
+        /// What needs ports.
+        what: &'static str,
+        /// Ports it has.
+        expected: u32,
+        /// Links there are.
+        found: usize,
+    },
+    /// No layout of a cluster is possible.
+    #[error("there is no plan: {why}\nhint: {hint}")]
+    NoPlan {
+        /// What was expected and found.
+        why: String,
+        /// What would change it.
+        hint: String,
+    },
     /// Parts that are not a plan.
     #[error("the plan is not sound: {what}: expected {expected}, found {found}")]
     Unsound {

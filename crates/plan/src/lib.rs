@@ -3,8 +3,14 @@
 
 mod backend;
 mod check;
+mod cluster;
+pub mod cost;
 mod error;
+pub mod fitted;
 mod make;
+mod model;
+pub mod search;
+pub mod shape;
 mod sizes;
 mod split;
 
@@ -13,7 +19,10 @@ use std::ops::Range;
 use base::{Bytes, ModelSpec, NodeId, RankId, Shard};
 
 pub use backend::{BackendKind, Collectives, Fence};
+pub use cluster::{Cluster, LinkKind, Links, MAX_LINK_KINDS, MAX_MACHINES, Machine, PrefillRates};
 pub use error::PlanError;
+pub use make::shards;
+pub use model::{Experts, KV_VALUE_BYTES, KvCost, LayerCost, LayerKind, ModelCost, Part};
 
 /// Tokens per KV block.
 pub const BLOCK_LEN_TOKENS: u32 = 16;
@@ -133,6 +142,17 @@ impl Plan {
     /// The best simple plan for a goal.
     pub fn make(topology: &Topology, model: &ModelSpec, goal: &Goal) -> Result<Plan, PlanError> {
         Plan::new(make::make(topology, model, goal)?)
+    }
+
+    /// The plan that a searched layout is, one rank on each of its machines, with a cache for the load. Its sizes must be those of a
+    /// model with heads' keys and values, which is all that ranks run.
+    pub fn of_layout(
+        cluster: &Cluster,
+        model: &ModelSpec,
+        load: cost::Load,
+        layout: &cost::Layout,
+    ) -> Result<Plan, PlanError> {
+        Plan::new(make::of_layout(cluster, model, load, layout)?)
     }
 
     /// Checks that every layer is on exactly one stage, that the shards of every stage are whole, that byte counts

@@ -1,14 +1,18 @@
 //! From a goal to the parts of a plan: layers over stages, heads, columns and rows over ranks, ranks over nodes,
 //! memory over KV blocks. What it makes is checked like any other parts.
 
+use std::ops::Range;
+
 use base::{Bytes, ModelSpec, RankId, Shard};
 
 use crate::backend::{choose_backends, choose_collectives};
 use crate::check::{check_model, check_nodes};
+use crate::cost::{Layout, Load, StageLayout};
 use crate::sizes::{StageBytes, head_bytes, kv_bytes};
 use crate::split::{apportion, cut_layers, runs};
 use crate::{
-    BLOCK_LEN_TOKENS, BackendKind, Goal, Node, PlanError, PlanParts, RankPlan, Topology, VOCAB_UNIT_ROWS,
+    BLOCK_LEN_TOKENS, BackendKind, Cluster, Collectives, Fence, Goal, Node, PlanError, PlanParts, RankPlan,
+    Topology, VOCAB_UNIT_ROWS,
 };
 
 /// Sequences of full length that the KV cache holds by default, where memory allows.
@@ -22,7 +26,7 @@ pub(crate) fn make(topology: &Topology, model: &ModelSpec, goal: &Goal) -> Resul
     check_nodes(topology)?;
     check_goal(model, goal)?;
     check_ranks_per_node(topology, goal)?;
-    let mut ranks = share_out(model, goal)?;
+    let mut ranks = ranks_of(model, share_out(model, goal)?);
     place(&mut ranks, topology, goal);
     choose_backends(&mut ranks, topology, goal)?;
     let collectives = choose_collectives(&ranks, topology, goal)?;
@@ -92,22 +96,31 @@ fn check_weights(
     }
 }
 
-/// The ranks with their layers, shards and weights; nodes, cores, backends and KV bytes follow.
-fn share_out(model: &ModelSpec, goal: &Goal) -> Result<Vec<RankPlan>, PlanError> {
+/// Layers and shards of every stage, as asked for.
+type Stages = Vec<(Range<u32>, Vec<Shard>)>;
+
+/// Layers over stages and shards over ranks, by the weights asked for or evenly.
+fn share_out(model: &ModelSpec, goal: &Goal) -> Result<Stages, PlanError> {
     let even = vec![1; goal.pp as usize];
     let layers: Vec<u64> = model.layers.iter().map(|l| (l.attention + l.ffn + l.replicated).0).collect();
     let head = head_bytes(model, goal.pp == 1);
     let stages = cut_layers(&layers, model.embedding.0, head.0, goal.stage_split.as_deref().unwrap_or(&even));
+    let shards = asked_shards(model, goal)?;
+    Ok(stages.into_iter().map(|layers| (layers, shards.clone())).collect())
+}
+
+/// The ranks with their layers, shards and weights; nodes, cores, backends and KV bytes follow.
+fn ranks_of(model: &ModelSpec, stages: Stages) -> Vec<RankPlan> {
+    let n_stages = stages.len();
     let mut ranks = Vec::new();
-    for (stage, layers) in stages.into_iter().enumerate() {
-        let stage = stage as u32;
-        let (embeds, heads) = (stage == 0, stage + 1 == goal.pp);
+    for (stage, (layers, shards)) in stages.into_iter().enumerate() {
+        let (embeds, heads) = (stage == 0, stage + 1 == n_stages);
         let bytes = StageBytes::of(model, layers.clone(), embeds, heads);
-        for (tp_index, shard) in shards(model, goal)?.into_iter().enumerate() {
+        for (tp_index, shard) in shards.into_iter().enumerate() {
             ranks.push(RankPlan {
                 rank: RankId(ranks.len() as u32),
                 node: Default::default(),
-                stage,
+                stage: stage as u32,
                 tp_index: tp_index as u32,
                 layers: layers.clone(),
                 weights: bytes.of_shard(model, &shard),
@@ -120,25 +133,53 @@ fn share_out(model: &ModelSpec, goal: &Goal) -> Result<Vec<RankPlan>, PlanError>
             });
         }
     }
-    Ok(ranks)
+    ranks
 }
 
-/// The shards of one stage, by the weights asked for or evenly. Uneven heads are not made up for with FFN columns: all
-/// ranks wait for each other after attention and again after the feed-forward layer, so each has its own slowest rank.
-fn shards(model: &ModelSpec, goal: &Goal) -> Result<Vec<Shard>, PlanError> {
-    let weights: Vec<u64> = match &goal.split {
-        Some(split) => split.iter().map(|&w| u64::from(w)).collect(),
-        None => vec![1; goal.tp as usize],
-    };
-    let cut = |n: u32, unit: u32, units: &'static str, weights: &[u64]| {
+/// The parts of the plan that a layout is, one rank on each of its machines.
+pub(crate) fn of_layout(
+    cluster: &Cluster,
+    model: &ModelSpec,
+    load: Load,
+    layout: &Layout,
+) -> Result<PlanParts, PlanError> {
+    check_model(model)?;
+    let shards = |stage: &StageLayout| stage.members.iter().map(|m| m.shard.clone()).collect();
+    let stages = layout.stages.iter().map(|stage| (stage.layers.clone(), shards(stage))).collect();
+    let nodes: Vec<Node> = layout.machines().map(|m| cluster.machines[m].node.clone()).collect();
+    let topology = Topology { nodes };
+    check_nodes(&topology)?;
+    let n_blocks = load.context_len.div_ceil(BLOCK_LEN_TOKENS).saturating_mul(load.n_sequences);
+    let mut ranks = ranks_of(model, stages);
+    for (r, node) in ranks.iter_mut().zip(&topology.nodes) {
+        r.node = node.id;
+        r.backend = node.backends[0];
+        r.kv = kv_bytes(model, &r.layers, &r.shard, n_blocks);
+    }
+    let (collectives, fence, context_len) = (Collectives::Onefold, Fence::Safe, load.context_len);
+    Ok(PlanParts { model: model.clone(), topology, ranks, context_len, n_blocks, collectives, fence })
+}
+
+/// The shards of one stage, by the weights asked for or evenly.
+fn asked_shards(model: &ModelSpec, goal: &Goal) -> Result<Vec<Shard>, PlanError> {
+    match &goal.split {
+        Some(split) => shards(model, &split.iter().map(|&w| u64::from(w)).collect::<Vec<_>>()),
+        None => shards(model, &vec![1; goal.tp as usize]),
+    }
+}
+
+/// The shards of one stage by weights, one for each rank. Uneven heads are not made up for with FFN columns: all ranks wait for
+/// each other after attention and again after the feed-forward layer, so each has its own slowest rank.
+pub fn shards(model: &ModelSpec, weights: &[u64]) -> Result<Vec<Shard>, PlanError> {
+    let cut = |n: u32, unit: u32, units: &'static str| {
         let n_units = n.div_ceil(unit);
         let sizes = apportion(u64::from(n_units), weights);
-        let sizes = sizes.ok_or(PlanError::TooManyRanks { tp: goal.tp, n_units, units })?;
+        let sizes = sizes.ok_or(PlanError::TooManyRanks { tp: weights.len() as u32, n_units, units })?;
         Ok(runs(n, unit, &sizes))
     };
-    let kv_heads = cut(model.n_kv_heads, model.head_unit, "KV head groups", &weights)?;
-    let vocab = cut(model.vocab, VOCAB_UNIT_ROWS, "groups of vocabulary rows", &weights)?;
-    let ffn = cut(model.ffn, model.ffn_unit, "groups of FFN columns", &weights)?;
+    let kv_heads = cut(model.n_kv_heads, model.head_unit, "KV head groups")?;
+    let vocab = cut(model.vocab, VOCAB_UNIT_ROWS, "groups of vocabulary rows")?;
+    let ffn = cut(model.ffn, model.ffn_unit, "groups of FFN columns")?;
     let shard = |((kv_heads, ffn), vocab)| Shard { kv_heads, ffn, vocab };
     Ok(kv_heads.into_iter().zip(ffn).zip(vocab).map(shard).collect())
 }
