@@ -8,6 +8,7 @@ mod cpu;
 mod error;
 #[cfg(feature = "mlx")]
 mod mlx;
+mod scaled;
 mod spec;
 
 pub use cpu::CpuBackend;

@@ -54,6 +54,16 @@ fn qwen3_pipelines_give_the_same_bits() {
 }
 
 #[test]
+fn deepseek_v3_pipelines_give_the_same_bits() {
+    pipelines_give_the_same_bits(Arch::DeepseekV3);
+}
+
+#[test]
+fn deepseek_v3_tensor_splits_agree() {
+    tensor_splits_agree(Arch::DeepseekV3);
+}
+
+#[test]
 fn llama_tensor_splits_agree() {
     tensor_splits_agree(Arch::Llama);
 }

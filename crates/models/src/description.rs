@@ -1,11 +1,13 @@
-//! What a checkpoint holds, in the planner's terms: counts, bytes by how they are shared out, and where cuts may fall.
+//! What a checkpoint holds, in the planner's terms: counts, bytes by how they are shared out, and where cuts may fall. Every
+//! tensor that a rank will ask for is looked up here, before anything is allocated.
 
-use base::{Bytes, DType, LayerBytes, ModelSpec};
-use weights::{Checkpoint, Source, Tensor};
+use base::{Bytes, LayerBytes, ModelSpec};
+use weights::Checkpoint;
 
 use crate::{
     Architecture, Config, ModelError,
     names::{Side, Weight},
+    tensors::Tensors,
 };
 
 /// A checkpoint, understood.
@@ -20,98 +22,93 @@ pub struct Description {
 }
 
 impl Description {
-    /// Reads a checkpoint's configuration and headers; no weight is touched.
+    /// Reads a checkpoint's configuration and headers; no matrix is touched.
     pub fn read(checkpoint: &Checkpoint) -> Result<Description, ModelError> {
         let (architecture, config) = Config::read(checkpoint)?;
-        let sizes = Sizes { checkpoint, config: &config };
+        let tensors = Tensors { checkpoint, config: &config };
+        let mut sizes = Sizes { tensors, down_cut: 1, output_cut: 1 };
         let layers = (0..config.n_layers)
             .map(|layer| sizes.layer(architecture, layer))
             .collect::<Result<Vec<LayerBytes>, ModelError>>()?;
         sizes.bytes(Weight::Norm, 0)?;
-        let tied = !checkpoint.contains(&name_in(checkpoint, Weight::Head, 0));
+        let tied = !tensors.contains(Weight::Head, 0);
         let spec = ModelSpec {
             hidden: config.hidden,
             n_heads: config.n_heads,
             n_kv_heads: config.n_kv_heads,
             head_dim: config.head_dim,
-            ffn: config.ffn,
+            ffn: config.shard_ffn(),
             vocab: config.vocab,
             max_context: config.max_context,
-            head_unit: sizes.head_unit()?,
-            ffn_unit: sizes.cut_len(Weight::Down)?,
+            head_unit: sizes.head_unit(),
+            ffn_unit: sizes.down_cut,
             embedding: sizes.bytes(Weight::Embedding, 0)?,
             head: if tied { None } else { Some(sizes.bytes(Weight::Head, 0)?) },
+            latent: config.latent.as_ref().map(|latent| latent.kv_rank + latent.rope_dim),
             layers,
         };
         Ok(Description { architecture, config, spec })
     }
 }
 
-/// A weight's name in this kind of file.
-pub(crate) fn name_in(checkpoint: &Checkpoint, weight: Weight, layer: u32) -> String {
-    let entry = weight.entry();
-    let pattern = match checkpoint.metadata() {
-        Source::Gguf(_) => entry.gguf,
-        Source::Hf { .. } => entry.hf,
-    };
-    pattern.replace("{}", &layer.to_string())
-}
-
-/// A weight, whose shape must be the configuration's.
-pub(crate) fn checked_tensor<'a>(
-    checkpoint: &'a Checkpoint,
-    config: &Config,
-    weight: Weight,
-    layer: u32,
-) -> Result<Tensor<'a>, ModelError> {
-    let tensor = checkpoint.tensor(&name_in(checkpoint, weight, layer))?;
-    let expected: Vec<usize> = weight.entry().shape.iter().map(|&side| config.side(side)).collect();
-    if tensor.shape != expected {
-        let (name, found) = (tensor.name.to_owned(), tensor.shape.clone());
-        return Err(ModelError::Shape { name, expected, found });
-    }
-    Ok(tensor)
-}
-
 struct Sizes<'a> {
-    checkpoint: &'a Checkpoint,
-    config: &'a Config,
+    tensors: Tensors<'a>,
+    /// The longest run of columns that any layer's down-projection keeps together.
+    down_cut: u32,
+    /// The same of the output projections.
+    output_cut: u32,
 }
 
 impl Sizes<'_> {
-    fn layer(&self, architecture: Architecture, layer: u32) -> Result<LayerBytes, ModelError> {
+    fn layer(&mut self, architecture: Architecture, layer: u32) -> Result<LayerBytes, ModelError> {
         let mut sum = LayerBytes::default();
-        for &weight in architecture.layer_weights() {
+        for weight in architecture.layer_weights(self.tensors.config, layer) {
             let bytes = self.bytes(weight, layer)?;
-            let share = match weight.entry().shape {
-                s if s.contains(&Side::QueryHeads) || s.contains(&Side::KvHeads) => &mut sum.attention,
-                s if s.contains(&Side::Ffn) => &mut sum.ffn,
-                _ => &mut sum.replicated,
-            };
-            *share += bytes;
+            let is_any = |sides: &[Side]| weight.entry().shape.iter().any(|side| sides.contains(side));
+            *match () {
+                () if is_any(&Side::OF_HEADS) => &mut sum.attention,
+                () if is_any(&Side::OF_FFN) => &mut sum.ffn,
+                () => &mut sum.replicated,
+            } += bytes;
         }
         Ok(sum)
     }
 
-    fn bytes(&self, weight: Weight, layer: u32) -> Result<Bytes, ModelError> {
-        let tensor = checked_tensor(self.checkpoint, self.config, weight, layer)?;
-        Ok(Bytes(tensor.bytes.len() as u64))
+    /// Bytes of a weight, of all experts if they have one each.
+    fn bytes(&mut self, weight: Weight, layer: u32) -> Result<Bytes, ModelError> {
+        let n_experts = self.tensors.config.experts.as_ref().map_or(0, |e| e.n);
+        match weight.entry().shape {
+            [_] => Ok(Bytes(4 * self.tensors.vector(weight, layer)?.len() as u64)),
+            _ if weight.is_of_expert() => (0..n_experts)
+                .map(|e| Ok(self.matrix(weight, self.tensors.expert(weight, layer, e)?.1)))
+                .sum(),
+            _ => {
+                let (_, stored) = self.tensors.matrix(weight, layer)?;
+                Ok(self.matrix(weight, stored))
+            }
+        }
     }
 
-    /// The longest run of columns that any layer's tensor of this kind keeps together.
-    fn cut_len(&self, weight: Weight) -> Result<u32, ModelError> {
-        let dtypes = (0..self.config.n_layers)
-            .map(|layer| Ok(self.checkpoint.tensor(&name_in(self.checkpoint, weight, layer))?.dtype))
-            .collect::<Result<Vec<DType>, ModelError>>()?;
-        Ok(dtypes.iter().map(|d| d.cut_len() as u32).max().unwrap_or(1))
+    fn matrix(&mut self, weight: Weight, stored: weights::Stored<'_>) -> Bytes {
+        let view = stored.view();
+        let cut = match weight {
+            Weight::Down | Weight::ExpertDown | Weight::SharedDown => Some(&mut self.down_cut),
+            Weight::O | Weight::LatentO => Some(&mut self.output_cut),
+            _ => None,
+        };
+        if let Some(cut) = cut {
+            *cut = (*cut).max(view.cut_len() as u32);
+        }
+        Bytes(view.n_bytes() as u64)
     }
 
     /// The fewest KV heads whose query heads end between blocks of the output projection.
-    fn head_unit(&self) -> Result<u32, ModelError> {
-        let cut = self.cut_len(Weight::O)?;
-        let width = self.config.n_heads / self.config.n_kv_heads * self.config.head_dim;
-        let fits =
-            |unit: &u32| (unit * width).is_multiple_of(cut) && self.config.n_kv_heads.is_multiple_of(*unit);
-        Ok((1..=self.config.n_kv_heads).find(fits).unwrap_or(self.config.n_kv_heads))
+    fn head_unit(&self) -> u32 {
+        let config = self.tensors.config;
+        let width = config.n_heads / config.n_kv_heads * config.head_dim;
+        let fits = |unit: &u32| {
+            (unit * width).is_multiple_of(self.output_cut) && config.n_kv_heads.is_multiple_of(*unit)
+        };
+        (1..=config.n_kv_heads).find(fits).unwrap_or(config.n_kv_heads)
     }
 }

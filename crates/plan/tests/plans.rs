@@ -19,6 +19,7 @@ fn small() -> ModelSpec {
         layers: vec![layer; 30],
         embedding: Bytes(30_081_024),
         head: None,
+        latent: None,
     }
 }
 

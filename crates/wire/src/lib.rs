@@ -28,4 +28,4 @@ pub use frame::{
 pub use messages::{FromRank, Init, MlxPeers, Stats, ToRank};
 
 /// Version of every frame and of the handshake. Both ends must have the same; any change of a golden byte raises it.
-pub const WIRE_VERSION: u16 = 3;
+pub const WIRE_VERSION: u16 = 4;

@@ -63,8 +63,10 @@ fn weights<B: Backend>(make: &mut Make<'_, B>, _: &Tolerance) -> Result<(), Fail
         n_cols: 64,
         bits: 4,
         group_size: 32,
+        code_stride: 32,
         codes: &ZEROS[..256],
         scale_dtype: DType::F16,
+        scale_stride: 4,
         scales: &ZEROS[..32],
         biases: Some(&ZEROS[..32]),
     };
@@ -78,6 +80,7 @@ fn weights<B: Backend>(make: &mut Make<'_, B>, _: &Tolerance) -> Result<(), Fail
     refused("group size", b.linear(&part(AffineView { group_size: 48, ..affine })))?;
     refused("columns", b.linear(&part(AffineView { group_size: 128, ..affine })))?;
     refused("scales of blocks", b.linear(&part(AffineView { scale_dtype: DType::Q4_0, ..affine })))?;
+    refused("rows that overlap", b.linear(&part(AffineView { code_stride: 31, ..affine })))?;
     refused("too many rows", b.linear(&part(AffineView { n_rows: usize::MAX, ..affine })))?;
     still_works(&mut b)
 }

@@ -28,6 +28,7 @@ pub(super) fn checks<B: Backend>() -> Vec<(&'static str, Check<B>)> {
         ("latent attention, quantised", |make, t| {
             let mlx = Kind::Affine { bits: 8, group_size: 64, scale_dtype: DType::BF16, has_biases: true };
             attends(make, t, &SPEC, RopeStyle::Interleaved, mlx)?;
+            attends(make, t, &SPEC, RopeStyle::Interleaved, Kind::Fp8)?;
             attends(make, t, &SPEC, RopeStyle::Interleaved, Kind::Blocks(DType::Q8_0))
         }),
     ]
