@@ -1,6 +1,8 @@
 //! The architectures this build runs, by the names that files give them.
 
-use crate::{Config, ModelError, deepseek_v3, glm4_moe, llama, names::Weight, qwen2, qwen3, qwen3_moe};
+use crate::{
+    ModelError, deepseek_v3, glm4_moe, llama, names::Weight, qwen2, qwen3, qwen3_moe, tensors::Tensors,
+};
 
 /// A network's structure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,12 +40,13 @@ impl Architecture {
     }
 
     /// The weights of one layer.
-    pub(crate) fn layer_weights(self, config: &Config, layer: u32) -> Vec<Weight> {
+    pub(crate) fn layer_weights(self, tensors: Tensors<'_>, layer: u32) -> Vec<Weight> {
+        let config = tensors.config;
         match self {
             Architecture::Llama => llama::LAYER_WEIGHTS.to_vec(),
             Architecture::Qwen2 => qwen2::LAYER_WEIGHTS.to_vec(),
             Architecture::Qwen3 => qwen3::LAYER_WEIGHTS.to_vec(),
-            Architecture::DeepseekV3 => deepseek_v3::layer_weights(config, layer),
+            Architecture::DeepseekV3 => deepseek_v3::layer_weights(tensors, layer),
             Architecture::Qwen3Moe => qwen3_moe::layer_weights(config, layer),
             Architecture::Glm4Moe => glm4_moe::layer_weights(config, layer),
         }

@@ -113,6 +113,8 @@ impl Config {
             Side::LatentQueries => self.n_heads * latent(|l| l.nope_dim + l.rope_dim),
             Side::LatentKeysAndValues => self.n_heads * latent(|l| l.nope_dim + l.v_dim),
             Side::LatentValues => self.n_heads * latent(|l| l.v_dim),
+            Side::LatentKey => latent(|l| l.nope_dim),
+            Side::LatentValue => latent(|l| l.v_dim),
             Side::Experts => experts(|e| e.n),
             Side::ExpertFfn => experts(|e| e.ffn),
             Side::SharedFfn => experts(|e| e.shared_ffn),

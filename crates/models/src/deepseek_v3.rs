@@ -7,13 +7,14 @@
 use backend::{Backend, MlaSpec, RouterSpec, Scoring};
 
 use crate::{
-    Config, ModelError,
+    ModelError,
     config::{Experts, Gguf, Json, Latent, bad},
     decoder::{self, StepContext},
     experts,
     loader::Loader,
     names::{Side, Weight},
     rope::yarn_mscale,
+    tensors::Tensors,
 };
 
 // arguments
@@ -63,7 +64,12 @@ pub(crate) fn routed_experts(json: &Json<'_>) -> Result<Experts, ModelError> {
 
 /// Widths of latent attention by the names of a GGUF file.
 pub(crate) fn gguf_latent(keys: &Gguf<'_>) -> Result<Latent, ModelError> {
-    let (key_dim, rope_dim) = (keys.need("attention.key_length")?, keys.need("rope.dimension_count")?);
+    // files whose up-projections lie apart keep the cache's widths under the plain names
+    let width = |name: &str| match keys.optional(&format!("{name}_mla"))? {
+        Some(width) => Ok(width),
+        None => keys.need(name),
+    };
+    let (key_dim, rope_dim) = (width("attention.key_length")?, keys.need("rope.dimension_count")?);
     // the format has a tenth of `mscale_all_dim`
     let mscale = 10.0 * keys.number("rope.scaling.yarn_log_multiplier", 0.0)?;
     let sharper = yarn_mscale(keys.number("rope.scaling.factor", 1.0)?, mscale);
@@ -72,7 +78,7 @@ pub(crate) fn gguf_latent(keys: &Gguf<'_>) -> Result<Latent, ModelError> {
         kv_rank: keys.need("attention.kv_lora_rank")?,
         nope_dim: key_dim.saturating_sub(rope_dim),
         rope_dim,
-        v_dim: keys.need("attention.value_length")?,
+        v_dim: width("attention.value_length")?,
         scale: sharper * sharper / (key_dim as f32).sqrt(),
     })
 }
@@ -100,13 +106,19 @@ pub(crate) fn gguf_experts(keys: &Gguf<'_>) -> Result<Experts, ModelError> {
 }
 
 /// The weights of a layer.
-pub(crate) fn layer_weights(config: &Config, layer: u32) -> Vec<Weight> {
+pub(crate) fn layer_weights(tensors: Tensors<'_>, layer: u32) -> Vec<Weight> {
+    let config = tensors.config;
     let mut weights = vec![Weight::AttentionNorm];
     match config.latent.as_ref().and_then(|latent| latent.q_rank) {
         Some(_) => weights.extend([Weight::QDown, Weight::QDownNorm, Weight::QUp]),
         None => weights.push(Weight::QWhole),
     }
-    weights.extend([Weight::KvDown, Weight::KvDownNorm, Weight::KvUp, Weight::LatentO, Weight::MlpNorm]);
+    weights.extend([Weight::KvDown, Weight::KvDownNorm]);
+    match tensors.contains(Weight::KeyUp, layer) {
+        true => weights.extend([Weight::KeyUp, Weight::ValueUp]),
+        false => weights.push(Weight::KvUp),
+    }
+    weights.extend([Weight::LatentO, Weight::MlpNorm]);
     weights.extend(experts::mlp_weights(config, layer));
     weights
 }

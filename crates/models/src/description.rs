@@ -62,11 +62,12 @@ struct Sizes<'a> {
 impl Sizes<'_> {
     fn layer(&mut self, architecture: Architecture, layer: u32) -> Result<LayerBytes, ModelError> {
         let mut sum = LayerBytes::default();
-        for weight in architecture.layer_weights(self.tensors.config, layer) {
+        for weight in architecture.layer_weights(self.tensors, layer) {
             let bytes = self.bytes(weight, layer)?;
+            let is_of_heads = weight.is_of_head();
             let is_any = |sides: &[Side]| weight.entry().shape.iter().any(|side| sides.contains(side));
             *match () {
-                () if is_any(&Side::OF_HEADS) => &mut sum.attention,
+                () if is_of_heads || is_any(&Side::OF_HEADS) => &mut sum.attention,
                 () if is_any(&Side::OF_FFN) => &mut sum.ffn,
                 () => &mut sum.replicated,
             } += bytes;
@@ -82,6 +83,10 @@ impl Sizes<'_> {
             _ if weight.is_of_expert() => (0..n_experts)
                 .map(|e| Ok(self.matrix(weight, self.tensors.expert(weight, layer, e)?.1)))
                 .sum(),
+            _ if weight.is_of_head() => {
+                let heads = 0..self.tensors.config.n_heads;
+                heads.map(|h| Ok(self.matrix(weight, self.tensors.of_head(weight, layer, h)?.1))).sum()
+            }
             _ => {
                 let (_, stored) = self.tensors.matrix(weight, layer)?;
                 Ok(self.matrix(weight, stored))

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use backend::{AttentionSpec, Backend, CacheRow, CacheSpec, ExpertParts, MlaSpec, Part};
+use backend::{AttentionSpec, Backend, CacheRow, CacheSpec, ExpertParts, LatentParts, MlaSpec, Part};
 use base::WeightView;
 use plan::{Plan, RankPlan};
 use weights::{Checkpoint, ReadRows, Stored};
@@ -154,8 +154,18 @@ impl<'a, B: Backend> Loader<'a, B> {
 
     /// Up-projections of this rank's heads of latent attention.
     pub(crate) fn latent_up(&mut self, layer: u32, spec: &MlaSpec) -> Result<B::LatentUp, ModelError> {
-        let share = self.share(self.tensors.matrix(Weight::KvUp, layer)?, Weight::KvUp, None)?;
-        Ok(self.backend.latent_up(&share.view(), spec)?)
+        if self.tensors.contains(Weight::KvUp, layer) {
+            let share = self.share(self.tensors.matrix(Weight::KvUp, layer)?, Weight::KvUp, None)?;
+            return Ok(self.backend.latent_up(&LatentParts::Joined(share.view()), spec)?);
+        }
+        let shares = |weight: Weight| {
+            let heads = self.rank.shard.kv_heads.clone();
+            let share = |head| self.share(self.tensors.of_head(weight, layer, head)?, weight, None);
+            heads.map(share).collect::<Result<Vec<_>, ModelError>>()
+        };
+        let (keys, values) = (shares(Weight::KeyUp)?, shares(Weight::ValueUp)?);
+        let [keys, values] = [&keys, &values].map(|all| all.iter().map(Share::view).collect::<Vec<_>>());
+        Ok(self.backend.latent_up(&LatentParts::Apart { keys: &keys, values: &values }, spec)?)
     }
 
     /// A norm's weight, held whole.

@@ -32,6 +32,9 @@ pub(crate) enum Weight {
     KvDown,
     KvDownNorm,
     KvUp,
+    /// The same as a stack of keys' up-projections with rows and columns exchanged, and one of values', a matrix for each head.
+    KeyUp,
+    ValueUp,
     LatentO,
     /// The gate that chooses among experts, and what corrects its choice.
     Router,
@@ -73,6 +76,10 @@ pub(crate) enum Side {
     LatentKeysAndValues,
     /// Values of all heads of latent attention.
     LatentValues,
+    /// One head's keys without their rotary part; never cut.
+    LatentKey,
+    /// One head's values; never cut.
+    LatentValue,
     /// Routed experts: never cut.
     Experts,
     /// FFN columns of a routed expert.
@@ -101,8 +108,9 @@ pub(crate) struct Entry {
 impl Weight {
     pub(crate) fn entry(self) -> Entry {
         use Side::{
-            ExpertFfn, Experts, Ffn, Head, Hidden, KvHeads, KvLatent, KvLatentAndRope, LatentKeysAndValues,
-            LatentQueries, LatentValues, QueryHeads, QueryLatent, SharedFfn, Vocab,
+            ExpertFfn, Experts, Ffn, Head, Hidden, KvHeads, KvLatent, KvLatentAndRope, LatentKey,
+            LatentKeysAndValues, LatentQueries, LatentValue, LatentValues, QueryHeads, QueryLatent,
+            SharedFfn, Vocab,
         };
         let (gguf, hf, shape): (_, _, &'static [Side]) = match self {
             Weight::Embedding => ("token_embd.weight", "model.embed_tokens.weight", &[Vocab, Hidden]),
@@ -133,6 +141,8 @@ impl Weight {
             Weight::KvUp => {
                 ("attn_kv_b.weight", "self_attn.kv_b_proj.weight", &[LatentKeysAndValues, KvLatent])
             }
+            Weight::KeyUp => ("attn_k_b.weight", "self_attn.embed_q.weight", &[KvLatent, LatentKey]),
+            Weight::ValueUp => ("attn_v_b.weight", "self_attn.unembed_out.weight", &[LatentValue, KvLatent]),
             Weight::LatentO => ("attn_output.weight", "self_attn.o_proj.weight", &[Hidden, LatentValues]),
             Weight::Router => ("ffn_gate_inp.weight", "mlp.gate.weight", &[Experts, Hidden]),
             Weight::RouterCorrection => ("exp_probs_b.bias", "mlp.gate.e_score_correction_bias", &[Experts]),
@@ -161,6 +171,11 @@ impl Weight {
     /// Whether each layer has its own.
     pub(crate) fn is_of_layer(self) -> bool {
         !matches!(self, Weight::Embedding | Weight::Norm | Weight::Head)
+    }
+
+    /// Whether all heads' are stacked in one tensor.
+    pub(crate) fn is_of_head(self) -> bool {
+        matches!(self, Weight::KeyUp | Weight::ValueUp)
     }
 
     /// Whether each routed expert has its own.

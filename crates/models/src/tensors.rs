@@ -60,6 +60,16 @@ impl<'a> Tensors<'a> {
         }
     }
 
+    /// The same of one head, from the stack of all.
+    pub(crate) fn of_head(
+        self,
+        weight: Weight,
+        layer: u32,
+        head: u32,
+    ) -> Result<(String, Stored<'a>), ModelError> {
+        self.stored(self.name(weight, layer), weight, Some(head as usize))
+    }
+
     fn stored(
         self,
         name: String,

@@ -74,6 +74,14 @@ fn three_kv_groups_over_two_ranks_are_two_to_one() {
 }
 
 #[test]
+fn a_latent_cache_is_whole_on_every_rank_of_a_stage() {
+    let model = ModelSpec { latent: Some(576), ..small() };
+    let plan = make(&model, &goal(3, 2)).unwrap();
+    let kv = |layers: u64| 2 * 576 * layers * u64::from(plan.n_blocks() * plan.block_len());
+    assert!(plan.ranks().iter().all(|r| r.kv.0 == kv(r.layers.len() as u64)));
+}
+
+#[test]
 fn asked_weights_hold_for_everything() {
     let plan = make(&small(), &Goal { split: Some(vec![3, 1]), ..goal(2, 1) }).unwrap();
     let shard = &plan.ranks()[0].shard;

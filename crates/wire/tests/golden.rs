@@ -142,6 +142,6 @@ fn handshake() {
     let found: String = proof.iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(
         found,
-        "3166777203000600200000008938f825cfdb230969f5ff6ee08ecb03e6fed5b954fc9551afd94fc200f3ed7c"
+        "31667772040006002000000037480329b9b5e20f9650a2d9a27408903af3d957c7f09610bb5ff9dddad74be8"
     );
 }

@@ -78,6 +78,14 @@ impl Stored {
         }
     }
 
+    /// A weight of these values in F32.
+    pub(super) fn floats(n_rows: usize, n_cols: usize, values: impl Iterator<Item = f64>) -> Stored {
+        let values: Vec<f64> = values.collect();
+        let bytes = values.iter().flat_map(|&v| (v as f32).to_le_bytes()).collect();
+        let kind = Kind::Blocks(DType::F32);
+        Stored { kind, n_rows, n_cols, values, bytes, scales: vec![], biases: vec![] }
+    }
+
     /// What a backend is given.
     pub(super) fn view(&self) -> Result<WeightView<'_>, Failure> {
         let (n_rows, n_cols) = (self.n_rows, self.n_cols);
