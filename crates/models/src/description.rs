@@ -64,13 +64,15 @@ impl Sizes<'_> {
         let mut sum = LayerBytes::default();
         for weight in architecture.layer_weights(self.tensors, layer) {
             let bytes = self.bytes(weight, layer)?;
-            let is_of_heads = weight.is_of_head();
             let is_any = |sides: &[Side]| weight.entry().shape.iter().any(|side| sides.contains(side));
-            *match () {
-                () if is_of_heads || is_any(&Side::OF_HEADS) => &mut sum.attention,
-                () if is_any(&Side::OF_FFN) => &mut sum.ffn,
-                () => &mut sum.replicated,
-            } += bytes;
+            let share = if weight.is_of_head() || is_any(&Side::OF_HEADS) {
+                &mut sum.attention
+            } else if is_any(&Side::OF_FFN) {
+                &mut sum.ffn
+            } else {
+                &mut sum.replicated
+            };
+            *share += bytes;
         }
         Ok(sum)
     }
