@@ -18,7 +18,7 @@ pub(crate) struct MakeModelArgs {
     /// File format
     #[arg(long, value_enum, default_value = "gguf")]
     format: Format,
-    /// Architecture: llama, qwen2 or qwen3
+    /// Architecture: llama, qwen2, qwen3, deepseek_v3, qwen3_moe or glm4_moe
     #[arg(long)]
     arch: Option<Arch>,
     /// Number format of the matrices: F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K Q4_K_M

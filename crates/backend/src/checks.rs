@@ -1,8 +1,8 @@
 //! What every backend asks of its arguments before it computes: shapes, steps, caches, routers.
 
-use base::Batch;
+use base::{Batch, WeightView};
 
-use crate::{BackendError, CacheRow, CacheSpec, RouterSpec};
+use crate::{BackendError, CacheRow, CacheSpec, MlaSpec, RouterSpec};
 
 pub(crate) fn check(op: &'static str, expected: usize, found: usize) -> Result<(), BackendError> {
     if expected == found {
@@ -52,6 +52,23 @@ pub(crate) fn cache(cache: Option<&CacheSpec>, layer: usize, row: CacheRow) -> R
         return Ok(());
     }
     Err(shape("rows of the cache", format!("{row:?}"), format!("{:?}", cache.row)))
+}
+
+/// Whether there is an up-projection of keys and one of values for every head.
+pub(crate) fn check_apart(
+    keys: &[WeightView<'_>],
+    values: &[WeightView<'_>],
+    spec: &MlaSpec,
+) -> Result<(), BackendError> {
+    check("latent_up: heads of the keys", spec.n_heads, keys.len())?;
+    check("latent_up: heads of the values", spec.n_heads, values.len())?;
+    for (keys, values) in keys.iter().zip(values) {
+        check("latent_up: rows of a head's keys", spec.latent_dim, keys.n_rows())?;
+        check("latent_up: columns of a head's keys", spec.nope_dim, keys.n_cols())?;
+        check("latent_up: rows of a head's values", spec.v_dim, values.n_rows())?;
+        check("latent_up: columns of a head's values", spec.latent_dim, values.n_cols())?;
+    }
+    Ok(())
 }
 
 /// Whether a router finds what it looks for among `n_experts`.

@@ -8,6 +8,7 @@ mod cpu;
 mod error;
 #[cfg(feature = "mlx")]
 mod mlx;
+mod scaled;
 mod spec;
 
 pub use cpu::CpuBackend;
@@ -39,6 +40,20 @@ pub struct ExpertParts<'a> {
     pub up: &'a [WeightView<'a>],
     /// Each `[hidden, ffn]`.
     pub down: &'a [WeightView<'a>],
+}
+
+/// Up-projections of latent attention, as checkpoints keep them.
+#[derive(Clone, Copy)]
+pub enum LatentParts<'a> {
+    /// `[n_heads * (nope_dim + v_dim), latent_dim]`: for each head that of its keys, then that of its values.
+    Joined(WeightView<'a>),
+    /// One each for every head.
+    Apart {
+        /// With rows and columns exchanged, each `[latent_dim, nope_dim]`.
+        keys: &'a [WeightView<'a>],
+        /// Each `[v_dim, latent_dim]`.
+        values: &'a [WeightView<'a>],
+    },
 }
 
 /// Draws tokens, one for each row, from the values of logits `[n_rows, n_words]`.
@@ -98,9 +113,8 @@ pub trait Backend {
     fn linear(&mut self, parts: &[Part<'_>]) -> Result<Self::Linear, BackendError>;
     /// Prepares experts; all of them have the same shapes.
     fn experts(&mut self, parts: &ExpertParts<'_>) -> Result<Self::Experts, BackendError>;
-    /// Prepares `kv_b [n_heads * (nope_dim + v_dim), latent_dim]`: for each head the up-projection of its keys, then that of
-    /// its values.
-    fn latent_up(&mut self, kv_b: &WeightView<'_>, spec: &MlaSpec) -> Result<Self::LatentUp, BackendError>;
+    /// Prepares the up-projections of latent attention.
+    fn latent_up(&mut self, parts: &LatentParts<'_>, spec: &MlaSpec) -> Result<Self::LatentUp, BackendError>;
     /// Prepares `x / sqrt(mean(x²) + eps) · weight` over rows of `weight`'s length.
     fn norm(&mut self, weight: &[f32], eps: f32) -> Result<Self::Norm, BackendError>;
     /// Prepares the same over each head of queries and keys, `q` and `k` being `[head_dim]`.

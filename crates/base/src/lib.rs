@@ -8,6 +8,7 @@ mod dtype;
 mod ids;
 mod matrix;
 mod request;
+mod scaled;
 mod spec;
 
 pub use affine::{AffineView, WeightView};
@@ -17,4 +18,5 @@ pub use dtype::DType;
 pub use ids::{BlockId, NodeId, RankId, RequestId, SeqId, TokenId};
 pub use matrix::MatrixView;
 pub use request::{FinishReason, Output, Request, SampleSpec, Sampled, SamplingParams, Usage};
+pub use scaled::{Fp8View, Mxfp4View};
 pub use spec::{LayerBytes, ModelSpec, Shard};

@@ -15,7 +15,8 @@ pub struct ModelSpec {
     pub n_kv_heads: u32,
     /// Width of one head.
     pub head_dim: u32,
-    /// Width of the feed-forward layer.
+    /// FFN columns that shards are ranges of: of one expert where most layers have experts, whose dense layers and shared
+    /// experts are then cut at the same places in proportion.
     pub ffn: u32,
     /// Entries of the vocabulary.
     pub vocab: u32,
@@ -31,6 +32,8 @@ pub struct ModelSpec {
     pub embedding: Bytes,
     /// Bytes of the output head; `None` when it is the embedding table itself.
     pub head: Option<Bytes>,
+    /// Values that the cache holds of a token in a layer, whole on every rank, instead of the keys and values of heads.
+    pub latent: Option<u32>,
 }
 
 /// Bytes of one layer by how they are shared out.

@@ -31,7 +31,7 @@ const N_STEPS: u32 = 40;
 fn main() {
     let arguments = Arguments { test_threads: Some(1), ..Arguments::from_args() };
     let mut tests = Vec::new();
-    for arch in [Arch::Llama, Arch::Qwen2, Arch::Qwen3] {
+    for arch in Arch::ALL.into_iter().filter(|arch| arch.has_gguf()) {
         let name = |what: &str| format!("{arch:?}_{what}").to_lowercase();
         tests.push(trial(name("gives_the_tokens_of_the_cpu"), move || agrees(arch, grid(1, 1), &[Mlx])));
         tests.push(trial(name("runs_a_pipeline_with_a_cpu_rank"), move || {

@@ -23,7 +23,7 @@ mod rope;
 
 pub use activation::swiglu;
 pub use attention::{KvCache, LatentCache, attention, latent_attention};
-pub use dequantize::{Block, Coding, dequantize};
+pub use dequantize::{Block, Coding, MXFP4_BITS, dequantize, fp8_row, mxfp4_row};
 pub use elementwise::{add, add_assign, add_bias, argmax};
 pub use isa::Isa;
 pub use matmul::matmul;

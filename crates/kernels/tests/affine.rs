@@ -54,8 +54,10 @@ impl Affine {
             n_cols: self.n_cols,
             bits: self.bits,
             group_size: self.group_size,
+            code_stride: self.n_cols * self.bits as usize / 8,
             codes: &self.codes,
             scale_dtype: self.scale_dtype,
+            scale_stride: self.n_cols / self.group_size * self.scale_dtype.block_bytes(),
             scales: &self.scales,
             biases: self.has_biases.then_some(&self.biases),
         }
@@ -140,8 +142,10 @@ fn extreme_codes_are_exact() {
                 n_cols: 64,
                 bits,
                 group_size: 32,
+                code_stride: 64 * bits as usize / 8,
                 codes: &codes[..16 * 64 * bits as usize / 8],
                 scale_dtype: DType::F16,
+                scale_stride: 4,
                 scales: &ones,
                 biases: has_biases.then_some(&zeros),
             };
@@ -169,8 +173,10 @@ fn memory_equals_the_file_where_groups_have_32() {
             n_cols: 64,
             bits: 4,
             group_size: 32,
+            code_stride: 32,
             codes: &[0x5a; 32 * 32],
             scale_dtype: DType::BF16,
+            scale_stride: 4,
             scales: &scale.to_le_bytes().repeat(64),
             biases: None,
         };

@@ -1,5 +1,5 @@
-//! What every dense decoder shares: embedding, a stack of blocks (attention and gated feed-forward, each after a norm and
-//! added to its input), norm and head, of which a stage holds a part.
+//! What every decoder shares: embedding, a stack of blocks (attention and feed-forward layer, each after a norm and added to its
+//! input), norm and head, of which a stage holds a part.
 
 use std::rc::Rc;
 
@@ -28,18 +28,26 @@ pub(crate) trait Attention<B: Backend>: Sized {
     ) -> Result<B::Tensor, ModelError>;
 }
 
-/// A stage of a dense decoder.
-pub(crate) struct Decoder<B: Backend, A> {
+/// The other half of a layer: feed-forward. Takes the normalised input, returns the sum over the group.
+pub(crate) trait Mlp<B: Backend>: Sized {
+    /// Loads layer `layer`, counted over the whole model.
+    fn load(loader: &mut Loader<'_, B>, layer: u32) -> Result<Self, ModelError>;
+    /// `[n_rows, hidden] → [n_rows, hidden]`.
+    fn forward(&self, b: &mut B, x: &B::Tensor) -> Result<B::Tensor, ModelError>;
+}
+
+/// A stage of a decoder.
+pub(crate) struct Decoder<B: Backend, A, M = DenseMlp<B>> {
     rope: RopeSpec,
     first_word: u32,
     /// First stage only: this rank's vocabulary rows, `[vocab_shard, hidden]`.
     embedding: Option<Rc<B::Linear>>,
-    blocks: Vec<Block<B, A>>,
+    blocks: Vec<Block<B, A, M>>,
     /// Last stage only: final norm `[hidden]` and head `[vocab_shard, hidden]`.
     head: Option<(B::Norm, Rc<B::Linear>)>,
 }
 
-impl<B: Backend, A: Attention<B>> Decoder<B, A> {
+impl<B: Backend, A: Attention<B>, M: Mlp<B>> Decoder<B, A, M> {
     pub(crate) fn load(mut loader: Loader<'_, B>) -> Result<Self, ModelError> {
         let rank = loader.rank;
         let embedding =
@@ -68,7 +76,7 @@ impl<B: Backend, A: Attention<B>> Decoder<B, A> {
     }
 }
 
-impl<B: Backend, A: Attention<B>> Model<B> for Decoder<B, A> {
+impl<B: Backend, A: Attention<B>, M: Mlp<B>> Model<B> for Decoder<B, A, M> {
     fn forward(
         &self,
         b: &mut B,
@@ -102,20 +110,20 @@ impl<B: Backend, A: Attention<B>> Model<B> for Decoder<B, A> {
 }
 
 /// One layer: `x + attention(norm(x))`, then `x + mlp(norm(x))`.
-struct Block<B: Backend, A> {
+struct Block<B: Backend, A, M> {
     attention_norm: B::Norm, // [hidden]
     attention: A,
     mlp_norm: B::Norm, // [hidden]
-    mlp: Mlp<B>,
+    mlp: M,
 }
 
-impl<B: Backend, A: Attention<B>> Block<B, A> {
+impl<B: Backend, A: Attention<B>, M: Mlp<B>> Block<B, A, M> {
     fn load(loader: &mut Loader<'_, B>, layer: u32) -> Result<Self, ModelError> {
         Ok(Block {
             attention_norm: loader.norm(Weight::AttentionNorm, layer)?,
             attention: A::load(loader, layer)?,
             mlp_norm: loader.norm(Weight::MlpNorm, layer)?,
-            mlp: Mlp::load(loader, layer)?,
+            mlp: M::load(loader, layer)?,
         })
     }
 
@@ -136,24 +144,37 @@ impl<B: Backend, A: Attention<B>> Block<B, A> {
 }
 
 /// Gated feed-forward layer: `down(silu(gate(x)) · up(x))`, columns shared out over the tensor group.
-struct Mlp<B: Backend> {
+pub(crate) struct DenseMlp<B: Backend> {
     gate_up: B::Linear, // two of [ffn_shard, hidden]
     down: B::Linear,    // [hidden, ffn_shard]
 }
 
-impl<B: Backend> Mlp<B> {
-    fn load(loader: &mut Loader<'_, B>, layer: u32) -> Result<Self, ModelError> {
-        Ok(Mlp {
-            gate_up: loader.linear(&[Weight::Gate, Weight::Up], layer)?,
-            down: loader.linear(&[Weight::Down], layer)?,
-        })
+impl<B: Backend> DenseMlp<B> {
+    /// Loads it from weights of these names.
+    pub(crate) fn of(
+        loader: &mut Loader<'_, B>,
+        [gate, up, down]: [Weight; 3],
+        layer: u32,
+    ) -> Result<Self, ModelError> {
+        Ok(DenseMlp { gate_up: loader.linear(&[gate, up], layer)?, down: loader.linear(&[down], layer)? })
     }
 
-    /// `[n_rows, hidden] → [n_rows, hidden]`, summed over the group.
-    fn forward(&self, b: &mut B, x: &B::Tensor) -> Result<B::Tensor, ModelError> {
+    /// `[n_rows, hidden] → [n_rows, hidden]`, this rank's part of the sum.
+    pub(crate) fn partial(&self, b: &mut B, x: &B::Tensor) -> Result<B::Tensor, ModelError> {
         let [gate, up] = b.matmul(x, &self.gate_up)?; // [n_rows, ffn_shard]
         let y = b.swiglu(gate, up)?;
-        let [y] = b.matmul(&y, &self.down)?; // [n_rows, hidden], a partial sum
+        let [y] = b.matmul(&y, &self.down)?;
+        Ok(y)
+    }
+}
+
+impl<B: Backend> Mlp<B> for DenseMlp<B> {
+    fn load(loader: &mut Loader<'_, B>, layer: u32) -> Result<Self, ModelError> {
+        DenseMlp::of(loader, [Weight::Gate, Weight::Up, Weight::Down], layer)
+    }
+
+    fn forward(&self, b: &mut B, x: &B::Tensor) -> Result<B::Tensor, ModelError> {
+        let y = self.partial(b, x)?;
         Ok(b.all_reduce(y)?)
     }
 }

@@ -37,7 +37,7 @@ pub enum ModelError {
         found: Vec<usize>,
     },
     /// A shard whose edge falls inside a block of the weights' format.
-    #[error("tensor {name}: rows {rows:?} and columns {cols:?} do not fall between its {dtype} blocks")]
+    #[error("tensor {name}: rows {rows:?} and columns {cols:?} do not fall between its blocks ({format})")]
     Cut {
         /// The tensor.
         name: String,
@@ -46,7 +46,7 @@ pub enum ModelError {
         /// Columns of the shard.
         cols: std::ops::Range<usize>,
         /// The tensor's format.
-        dtype: base::DType,
+        format: String,
     },
     /// A stage after the first was given no hidden state: a defect of the caller.
     #[error("stage input: expected the hidden state of the stage before, found none")]

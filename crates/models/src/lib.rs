@@ -5,18 +5,23 @@
 mod architecture;
 mod config;
 mod decoder;
+mod deepseek_v3;
 mod description;
 mod error;
+mod experts;
+mod glm4_moe;
 mod llama;
 mod loader;
 mod names;
 mod numbers;
 mod qwen2;
 mod qwen3;
+mod qwen3_moe;
 mod rope;
+mod tensors;
 
 pub use architecture::Architecture;
-pub use config::Config;
+pub use config::{Config, Experts, Latent};
 pub use description::Description;
 pub use error::ModelError;
 pub use numbers::cost_of_config;
@@ -56,5 +61,8 @@ pub fn load<B: Backend + 'static>(
             Box::new(decoder::Decoder::<B, llama::Attention<B>>::load(loader)?)
         }
         Architecture::Qwen3 => Box::new(decoder::Decoder::<B, qwen3::Attention<B>>::load(loader)?),
+        Architecture::DeepseekV3 => Box::new(deepseek_v3::Model::<B>::load(loader)?),
+        Architecture::Qwen3Moe => Box::new(qwen3_moe::Model::<B>::load(loader)?),
+        Architecture::Glm4Moe => Box::new(glm4_moe::Model::<B>::load(loader)?),
     })
 }

@@ -31,11 +31,6 @@ pub(crate) enum Scaling {
 }
 
 impl Scaling {
-    /// YaRN's usual attention factor, `0.1 ln(factor) + 1`.
-    pub(crate) fn yarn_attention_factor(factor: f32) -> f32 {
-        if factor > 1.0 { 0.1 * factor.ln() + 1.0 } else { 1.0 }
-    }
-
     /// What sine and cosine are multiplied by.
     pub(crate) fn attention_factor(&self) -> f32 {
         match self {
@@ -43,6 +38,11 @@ impl Scaling {
             _ => 1.0,
         }
     }
+}
+
+/// What YaRN makes attention sharper by, `0.1 mscale ln(factor) + 1`. Models without an `mscale` have 1.
+pub(crate) fn yarn_mscale(factor: f32, mscale: f32) -> f32 {
+    if factor > 1.0 { 0.1 * mscale * factor.ln() + 1.0 } else { 1.0 }
 }
 
 /// Angle per position of each pair, `[rot_dim / 2]`: `theta^(-2i / rot_dim)`, scaled.

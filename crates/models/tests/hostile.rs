@@ -41,6 +41,25 @@ fn absurd_values_are_refused_or_harmless() {
         "model_type",
         "hidden_act",
     ];
+    let of_experts = [
+        "q_lora_rank",
+        "kv_lora_rank",
+        "qk_nope_head_dim",
+        "qk_rope_head_dim",
+        "v_head_dim",
+        "moe_intermediate_size",
+        "n_routed_experts",
+        "num_experts",
+        "n_shared_experts",
+        "num_experts_per_tok",
+        "n_group",
+        "topk_group",
+        "first_k_dense_replace",
+        "routed_scaling_factor",
+        "partial_rotary_factor",
+        "attention_bias",
+        "text_config",
+    ];
     let absurd = [
         json!(0),
         json!(-1),
@@ -55,10 +74,11 @@ fn absurd_values_are_refused_or_harmless() {
         json!({"rope_type": "llama3", "factor": 0}),
         json!({"rope_type": "linear", "factor": "a"}),
     ];
-    for arch in [Arch::Llama, Arch::Qwen2, Arch::Qwen3] {
+    for arch in Arch::ALL {
         let dir = tempfile::tempdir().unwrap();
         Recipe::tiny(arch).write_hf(dir.path()).unwrap();
-        for key in keys {
+        let is_dense = matches!(arch, Arch::Llama | Arch::Qwen2 | Arch::Qwen3);
+        for key in keys.into_iter().chain(of_experts.into_iter().filter(|_| !is_dense)) {
             for value in &absurd {
                 if let Ok(description) = describe(dir.path(), key, value) {
                     assert_eq!(description.spec.n_layers(), description.config.n_layers, "{key} {value}");

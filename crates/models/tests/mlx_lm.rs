@@ -2,6 +2,8 @@
 //! and then decode with the KV cache, a ragged batch of which mlx-lm runs every sequence alone. `ONEFOLD_PYTHON` names
 //! a Python that has mlx-lm; without it all tests are ignored, counted.
 
+mod common;
+
 use std::{
     collections::BTreeMap,
     env,
@@ -12,19 +14,16 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use backend::{Backend, CpuBackend, Isa, MlxBackend, MlxGroup, MlxOptions};
-use base::{Batch, BlockId, Bytes, DType, NodeId, SeqId, SeqSlice, TokenId};
+use backend::{CpuBackend, Isa, MlxBackend, MlxGroup, MlxOptions};
+use base::DType;
 use collective::Solo;
+use common::{CASES, Ours, Sequence, sequences, sequences_of};
 use kernels::Pool;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
-use models::Description;
-use plan::{BackendKind, Fence, Goal, Node, Plan, Topology};
+use plan::BackendKind;
 use serde_json::json;
 use tempfile::TempDir;
-use weights::{
-    Checkpoint,
-    synthetic::{Recipe, Rope},
-};
+use weights::synthetic::{Recipe, Rope};
 
 /// Largest difference of any logit; with a KV cache of 16 bits, of any in the better quarter of the rows.
 const MAX_DELTA: f32 = 1e-4;
@@ -33,22 +32,6 @@ const MAX_DELTA: f32 = 1e-4;
 const MAX_DELTA_ROUNDED: f32 = 5e-3;
 /// Some logit must be at least as large, or agreement would mean little.
 const MIN_LARGEST_LOGIT: f32 = 5.0;
-
-/// What runs together, and in which pieces.
-struct Case {
-    name: &'static str,
-    /// For each sequence, its rows in each step; with 0 it sits the step out.
-    rows: &'static [&'static [u32]],
-}
-
-const CASES: [Case; 3] = [
-    Case { name: "a whole prompt", rows: &[&[45]] },
-    Case { name: "chunks, then decode", rows: &[&[20, 7, 16, 1, 1, 1, 1, 1, 1, 1]] },
-    Case {
-        name: "a ragged batch",
-        rows: &[&[5, 1, 1, 1, 1, 1], &[33, 1, 1, 0, 1, 1], &[17, 16, 1, 1, 0, 0], &[0, 0, 1, 9, 2, 1]],
-    },
-];
 
 /// A backend, and how exactly it must agree.
 #[derive(Clone, Copy)]
@@ -91,20 +74,8 @@ fn main() {
 
 /// The tiny models that have a Hugging Face form.
 fn family() -> impl Iterator<Item = (&'static str, Recipe)> {
-    Recipe::tiny_family().into_iter().filter(|(_, recipe)| recipe.rope != Rope::PerPair)
-}
-
-/// Tokens, and how many of them run in each step.
-struct Sequence {
-    tokens: Vec<TokenId>,
-    rows: &'static [u32],
-}
-
-/// The sequences of all cases, one after the other.
-fn sequences() -> Vec<Sequence> {
-    let tokens = |seed: u32, n: u32| (0..n).map(|i| TokenId((seed * 37 + i * i * 11 + 5) % 500)).collect();
-    let all = CASES.iter().flat_map(|case| case.rows).zip(0..);
-    all.map(|(rows, i)| Sequence { tokens: tokens(i, rows.iter().sum()), rows }).collect()
+    let all = Recipe::tiny_family().into_iter().chain(Recipe::expert_family());
+    all.filter(|(_, recipe)| recipe.rope != Rope::PerPair)
 }
 
 /// mlx-lm, asked once about all models and sequences.
@@ -131,8 +102,7 @@ impl Oracle {
         };
         let answers = self.answers.get_or_init(|| ask(python)).as_ref()?;
         let expected = &answers.logits[&(model, device.kv)];
-        let first = CASES[..case].iter().map(|case| case.rows.len()).sum::<usize>();
-        let these = first..first + CASES[case].rows.len();
+        let these = sequences_of(case);
         let (path, sequences) = (answers.folder.path().join(model), &sequences()[these.clone()]);
         let found = match device.make {
             Make::Cpu => {
@@ -231,82 +201,4 @@ fn judge_rows(device: &Device, mut deltas: Vec<f32>) -> Result<Completion, Faile
         }
     }
     Ok(Completion::Completed)
-}
-
-/// A model on one rank of one backend.
-struct Ours<B: Backend> {
-    model: Box<dyn models::Model<B>>,
-    backend: B,
-    plan: Plan,
-    vocab: usize,
-}
-
-impl<B: Backend + 'static> Ours<B> {
-    fn load(path: &Path, kind: BackendKind, mut backend: B) -> Result<Ours<B>, Failed> {
-        let checkpoint = Checkpoint::open(path)?;
-        let description = Description::read(&checkpoint)?;
-        let plan = Plan::make(&here(kind), &description.spec, &one_rank())?;
-        let model = models::load(&checkpoint, &description, &plan, &plan.ranks()[0], &mut backend)?;
-        Ok(Ours { model, backend, plan, vocab: description.spec.vocab as usize })
-    }
-
-    /// Logits of every token of every sequence, `[n_tokens, vocab]` each.
-    fn logits(&mut self, sequences: &[Sequence]) -> Result<Vec<Vec<f32>>, Failed> {
-        let mut logits = vec![Vec::new(); sequences.len()];
-        let n_steps = sequences.iter().map(|s| s.rows.len()).max().unwrap_or(0);
-        let mut all = Vec::new(); // [n_rows, vocab]
-        for step in 0..n_steps {
-            let batch = self.batch(sequences, step);
-            let inputs = self.backend.inputs(&batch)?;
-            let out = self.model.forward(&mut self.backend, &batch, inputs, None)?;
-            self.backend.eval(&out, &mut all)?;
-            let mut rest = &all[..];
-            for seq in &batch.seqs {
-                let (rows, after) = rest.split_at(seq.n_rows as usize * self.vocab);
-                logits[seq.seq.0 as usize].extend_from_slice(rows);
-                rest = after;
-            }
-        }
-        Ok(logits)
-    }
-
-    /// What the sequences run in a step, with all logits wanted. They take turns with their KV blocks.
-    fn batch(&self, sequences: &[Sequence], step: usize) -> Batch {
-        let mut batch = Batch::default();
-        for (s, i) in sequences.iter().zip(0..) {
-            let (start, n_rows): (u32, u32) = (s.rows[..step].iter().sum(), s.rows[step]);
-            if n_rows == 0 {
-                continue;
-            }
-            let context_len = start + n_rows;
-            let block = |j| BlockId(j * sequences.len() as u32 + i);
-            let blocks = (0..context_len.div_ceil(self.plan.block_len())).map(block).collect();
-            batch.tokens.extend(&s.tokens[start as usize..context_len as usize]);
-            let seq = SeqId(u64::from(i));
-            batch.seqs.push(SeqSlice { seq, n_rows, context_len, n_logits: n_rows, blocks });
-        }
-        batch
-    }
-}
-
-fn here(kind: BackendKind) -> Topology {
-    let (id, name, memory) = (NodeId(0), "here".to_owned(), Bytes(1 << 30));
-    Topology { nodes: vec![Node { id, name, memory, n_cores: 1, backends: vec![kind], is_mac: false }] }
-}
-
-fn one_rank() -> Goal {
-    Goal {
-        tp: 1,
-        pp: 1,
-        split: None,
-        stage_split: None,
-        context_len: 128,
-        n_kv_tokens: Some(512),
-        threads_per_rank: 1,
-        ranks_per_node: None,
-        backends: None,
-        collectives: None,
-        has_jaccl_devices: false,
-        fence: Fence::Safe,
-    }
 }

@@ -22,7 +22,7 @@ pub use backend::{BackendKind, Collectives, Fence};
 pub use cluster::{Cluster, LinkKind, Links, MAX_LINK_KINDS, MAX_MACHINES, Machine, PrefillRates};
 pub use error::PlanError;
 pub use make::shards;
-pub use model::{Experts, KV_VALUE_BYTES, KvCost, LayerCost, LayerKind, ModelCost, Part};
+pub use model::{Experts, KV_VALUE_BYTES, LayerCost, LayerKind, ModelCost, Part};
 
 /// Tokens per KV block.
 pub const BLOCK_LEN_TOKENS: u32 = 16;

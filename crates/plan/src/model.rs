@@ -65,18 +65,6 @@ pub struct Experts {
     pub n_active: u32,
 }
 
-/// What attention caches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KvCost {
-    /// Keys and values of heads, cut with them.
-    Heads,
-    /// One latent vector of so many values for all heads, whole on every rank of a stage.
-    Latent {
-        /// Values of one token in one layer.
-        n_values: u32,
-    },
-}
-
 /// Layers whose fixed cost has been fitted together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LayerKind {
@@ -99,8 +87,6 @@ pub struct ModelCost {
     pub head: Part,
     /// Routed experts, where there are any.
     pub experts: Option<Experts>,
-    /// The cache.
-    pub kv: KvCost,
     /// Operations of attention in one layer for one query token and one cached token, in prefill.
     pub attention_flops: f64,
     /// Whether this program has an engine for it; other models are predicted only.
@@ -153,18 +139,18 @@ impl ModelCost {
 
     /// Bytes that one token adds to the cache of one layer over all heads.
     pub fn kv_bytes_per_layer(&self) -> Bytes {
-        match self.kv {
-            KvCost::Heads => Bytes(self.spec.kv_bytes_per_head().0 * u64::from(self.spec.n_kv_heads)),
-            KvCost::Latent { n_values } => Bytes(KV_VALUE_BYTES * u64::from(n_values)),
+        match self.spec.latent {
+            None => Bytes(self.spec.kv_bytes_per_head().0 * u64::from(self.spec.n_kv_heads)),
+            Some(n_values) => Bytes(KV_VALUE_BYTES * u64::from(n_values)),
         }
     }
 
     /// Which fixed cost its layers have.
     pub fn kind(&self) -> LayerKind {
-        match (self.kv, self.experts) {
-            (KvCost::Latent { .. }, _) => LayerKind::Latent,
-            (KvCost::Heads, Some(_)) => LayerKind::Experts,
-            (KvCost::Heads, None) => LayerKind::Dense,
+        match (self.spec.latent, self.experts) {
+            (Some(_), _) => LayerKind::Latent,
+            (None, Some(_)) => LayerKind::Experts,
+            (None, None) => LayerKind::Dense,
         }
     }
 }

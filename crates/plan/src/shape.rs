@@ -3,7 +3,7 @@
 
 use base::{Bytes, ModelSpec};
 
-use crate::model::{Experts, KvCost, LayerCost, ModelCost, Part};
+use crate::model::{Experts, LayerCost, ModelCost, Part};
 
 /// How many bits a value takes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -148,13 +148,13 @@ impl Shape {
             layers: ModelCost::layer_bytes(&layers),
             embedding: table.bytes(),
             head: (!self.is_tied).then_some(table.bytes()),
+            latent: self.latent(),
         };
         ModelCost {
             spec,
             layers,
             head: table,
             experts: self.experts.map(|e| e.count),
-            kv: self.kv(),
             attention_flops: self.attention_flops(),
             is_runnable: false,
         }
@@ -215,12 +215,10 @@ impl Shape {
         (1..=self.n_kv_heads).find(fits).unwrap_or(self.n_kv_heads.max(1))
     }
 
-    fn kv(&self) -> KvCost {
+    fn latent(&self) -> Option<u32> {
         match self.attention {
-            AttentionShape::Grouped { .. } => KvCost::Heads,
-            AttentionShape::Latent { kv_rank, rope_dim, .. } => {
-                KvCost::Latent { n_values: kv_rank + rope_dim }
-            }
+            AttentionShape::Grouped { .. } => None,
+            AttentionShape::Latent { kv_rank, rope_dim, .. } => Some(kv_rank + rope_dim),
         }
     }
 

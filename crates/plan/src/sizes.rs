@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use base::{Bytes, ModelSpec, Shard};
 
-use crate::BLOCK_LEN_TOKENS;
+use crate::{BLOCK_LEN_TOKENS, KV_VALUE_BYTES};
 
 /// Bytes of a stage's weights, summed over its layers, by how they are shared out.
 #[derive(Clone, Copy, Debug, Default)]
@@ -60,7 +60,11 @@ pub(crate) fn part(total: Bytes, range: &Range<u32>, n: u32) -> Bytes {
 
 /// Bytes of `n_blocks` KV blocks of a shard.
 pub(crate) fn kv_bytes(model: &ModelSpec, layers: &Range<u32>, shard: &Shard, n_blocks: u32) -> Bytes {
-    let per_token = u128::from(model.kv_bytes_per_head().0) * (layers.len() * shard.kv_heads.len()) as u128;
+    let per_layer = match model.latent {
+        Some(n_values) => u128::from(KV_VALUE_BYTES) * u128::from(n_values),
+        None => u128::from(model.kv_bytes_per_head().0) * shard.kv_heads.len() as u128,
+    };
+    let per_token = per_layer * layers.len() as u128;
     let bytes = per_token.saturating_mul(u128::from(n_blocks) * u128::from(BLOCK_LEN_TOKENS));
     Bytes(u64::try_from(bytes).unwrap_or(u64::MAX))
 }

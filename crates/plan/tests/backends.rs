@@ -25,6 +25,7 @@ fn model() -> ModelSpec {
         layers: vec![LayerBytes::default(); 4],
         embedding: Bytes(1 << 14),
         head: None,
+        latent: None,
     }
 }
 

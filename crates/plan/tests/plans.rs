@@ -19,6 +19,7 @@ fn small() -> ModelSpec {
         layers: vec![layer; 30],
         embedding: Bytes(30_081_024),
         head: None,
+        latent: None,
     }
 }
 
@@ -70,6 +71,14 @@ fn three_kv_groups_over_two_ranks_are_two_to_one() {
     assert_eq!(plan.sampling_rank(), RankId(0));
     assert!(a.embeds && a.heads && b.embeds && b.heads);
     assert_eq!(a.kv.0, 2 * b.kv.0);
+}
+
+#[test]
+fn a_latent_cache_is_whole_on_every_rank_of_a_stage() {
+    let model = ModelSpec { latent: Some(576), ..small() };
+    let plan = make(&model, &goal(3, 2)).unwrap();
+    let kv = |layers: u64| 2 * 576 * layers * u64::from(plan.n_blocks() * plan.block_len());
+    assert!(plan.ranks().iter().all(|r| r.kv.0 == kv(r.layers.len() as u64)));
 }
 
 #[test]

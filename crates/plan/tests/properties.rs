@@ -32,6 +32,7 @@ fn any_model() -> impl Strategy<Value = ModelSpec> {
             layers,
             embedding: Bytes(embedding),
             head: head.map(Bytes),
+            latent: head.map(|bytes| bytes as u32 % 600 + 1),
         }
     })
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     ffi::OsStr,
+    fmt,
     ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
@@ -13,10 +14,11 @@ use half::{bf16, f16};
 use serde_json::Value;
 
 use crate::{
-    GgufMetadata, Tensor, TensorInfo, WeightsError,
+    GgufMetadata, Tensor, WeightsError,
     gguf::{self, SplitName},
     hf,
     map::Mapped,
+    tensor::{Element, Located},
 };
 
 /// An opened checkpoint. Only headers have been read.
@@ -30,35 +32,24 @@ pub struct Checkpoint {
 
 /// Where a tensor lies.
 #[derive(Debug)]
-struct Entry {
-    dtype: DType,
-    shape: Vec<usize>,
+pub(crate) struct Entry {
+    pub(crate) element: Element,
+    pub(crate) shape: Vec<usize>,
     file: usize,
     /// Inside the file; checked when the header was read.
-    bytes: Range<usize>,
+    pub(crate) bytes: Range<usize>,
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of shape {:?}", self.element, self.shape)
+    }
 }
 
 #[derive(Debug)]
 enum OwnedSource {
     Gguf(GgufMetadata),
     Hf { config: Value, dir: PathBuf },
-}
-
-/// Rows of a matrix that were read from a file.
-pub struct Rows {
-    dtype: DType,
-    n_rows: usize,
-    n_cols: usize,
-    row_stride: usize,
-    bytes: Vec<u8>,
-}
-
-impl Rows {
-    /// The rows as a matrix.
-    pub fn view(&self) -> MatrixView<'_> {
-        let Rows { dtype, n_rows, n_cols, row_stride, .. } = *self;
-        MatrixView { dtype, n_rows, n_cols, row_stride, col_start: 0, bytes: &self.bytes }
-    }
 }
 
 /// What the checkpoint says about its model, in its format's own words.
@@ -147,24 +138,18 @@ impl Checkpoint {
         Checkpoint { path: path.to_owned(), files: Vec::new(), tensors: BTreeMap::new(), source }
     }
 
-    fn add_file(
-        &mut self,
-        map: Arc<Mapped>,
-        tensors: Vec<(TensorInfo, Range<usize>)>,
-    ) -> Result<(), WeightsError> {
-        for (info, bytes) in tensors {
-            let offset = bytes.start as u64;
-            let entry = Entry { dtype: info.dtype, shape: info.shape, file: self.files.len(), bytes };
-            if self.tensors.contains_key(&info.name) {
+    fn add_file(&mut self, map: Arc<Mapped>, tensors: Vec<Located>) -> Result<(), WeightsError> {
+        for Located { name, element, shape, bytes } in tensors {
+            if self.tensors.contains_key(&name) {
                 return Err(WeightsError::Malformed {
                     path: map.path().to_owned(),
-                    offset,
-                    what: format!("tensor {:?}", info.name),
+                    offset: bytes.start as u64,
+                    what: format!("tensor {name:?}"),
                     expected: "names that differ".to_owned(),
                     found: "the name a second time".to_owned(),
                 });
             }
-            self.tensors.insert(info.name, entry);
+            self.tensors.insert(name, Entry { element, shape, file: self.files.len(), bytes });
         }
         self.files.push(map);
         Ok(())
@@ -193,15 +178,38 @@ impl Checkpoint {
         self.tensors.contains_key(name)
     }
 
-    /// A tensor by name.
-    pub fn tensor(&self, name: &str) -> Result<Tensor<'_>, WeightsError> {
-        let (name, entry) = self.tensors.get_key_value(name).ok_or_else(|| WeightsError::NoTensor {
+    pub(crate) fn entry(&self, name: &str) -> Option<&Entry> {
+        self.tensors.get(name)
+    }
+
+    pub(crate) fn file(&self, entry: &Entry) -> &Mapped {
+        &self.files[entry.file]
+    }
+
+    pub(crate) fn bytes(&self, entry: &Entry) -> &[u8] {
+        &self.file(entry).bytes()[entry.bytes.clone()]
+    }
+
+    pub(crate) fn missing(&self, name: &str) -> WeightsError {
+        WeightsError::NoTensor {
             path: self.path.clone(),
             tensor: name.to_owned(),
             n_tensors: self.tensors.len(),
-        })?;
-        let bytes = &self.files[entry.file].bytes()[entry.bytes.clone()];
-        Ok(Tensor { name, dtype: entry.dtype, shape: entry.shape.clone(), bytes })
+        }
+    }
+
+    /// A tensor of numbers by name.
+    pub fn tensor(&self, name: &str) -> Result<Tensor<'_>, WeightsError> {
+        let (name, entry) = self.tensors.get_key_value(name).ok_or_else(|| self.missing(name))?;
+        let Element::Number(dtype) = entry.element else {
+            return Err(WeightsError::Stored {
+                path: self.path.clone(),
+                tensor: name.clone(),
+                expected: "numbers".to_owned(),
+                found: entry.to_string(),
+            });
+        };
+        Ok(Tensor { name, dtype, shape: entry.shape.clone(), bytes: self.bytes(entry) })
     }
 
     /// A tensor `[n_rows, n_cols]`, as it lies in the file.
@@ -212,26 +220,6 @@ impl Checkpoint {
             _ => None,
         };
         view.ok_or_else(|| self.wrong_form(tensor, "a matrix"))
-    }
-
-    /// Rows of a tensor `[n_rows, n_cols]`, read into memory of their own: for who keeps a copy anyway and has no use for the
-    /// file's pages beside it.
-    pub fn read_rows(&self, name: &str, rows: Range<usize>) -> Result<Rows, WeightsError> {
-        let view = self.matrix(name)?;
-        let entry = &self.tensors[name];
-        let tensor = || self.tensor(name);
-        if rows.start > rows.end || rows.end > view.n_rows {
-            return Err(self.wrong_form(tensor()?, "a matrix with these rows"));
-        }
-        let at = |row: usize| entry.bytes.start + row * view.row_stride;
-        let bytes = self.files[entry.file].read(at(rows.start)..at(rows.end))?;
-        Ok(Rows {
-            dtype: view.dtype,
-            n_rows: rows.len(),
-            n_cols: view.n_cols,
-            row_stride: view.row_stride,
-            bytes,
-        })
     }
 
     /// A tensor `[n]` in a plain float format, as f32.

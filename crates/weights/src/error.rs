@@ -101,6 +101,18 @@ pub enum WeightsError {
         /// Its shape, outermost first.
         shape: Vec<usize>,
     },
+    /// Tensors of a weight that do not fit each other, or what the weight is for.
+    #[error("{path}: tensor {tensor:?}: expected {expected}, found {found}")]
+    Stored {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// What the others ask for.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
     /// A file that another one names is not there.
     #[error(
         "{path} is missing: {needed_by}\nhint: the download may be incomplete; fetch the checkpoint again"

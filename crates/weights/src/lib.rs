@@ -10,13 +10,15 @@ mod error;
 pub mod gguf;
 pub mod hf;
 mod map;
+mod stored;
 #[cfg(feature = "synthetic")]
 pub mod synthetic;
 mod tensor;
 mod write;
 
-pub use checkpoint::{Checkpoint, Rows, Source};
+pub use checkpoint::{Checkpoint, Source};
 pub use error::WeightsError;
 pub use gguf::GgufMetadata;
+pub use stored::{ReadRows, Stored};
 pub use tensor::{Tensor, TensorInfo};
 pub use write::WriteError;

@@ -1,6 +1,46 @@
 //! One tensor of a checkpoint: described, and found in a map.
 
+use std::{fmt, ops::Range};
+
 use base::DType;
+
+/// What the values of a tensor are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Element {
+    /// Numbers in a format that stands for itself.
+    Number(DType),
+    /// Codes, which another tensor's scales turn into numbers.
+    Code(Code),
+}
+
+/// How codes are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Code {
+    U8,
+    I32,
+    U32,
+    I64,
+    /// 8-bit floats: 4 bits of exponent, 3 of mantissa.
+    F8E4M3,
+}
+
+impl fmt::Display for Element {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Element::Number(dtype) => dtype.fmt(f),
+            Element::Code(code) => write!(f, "{code:?}"),
+        }
+    }
+}
+
+/// A tensor in a file.
+pub(crate) struct Located {
+    pub(crate) name: String,
+    pub(crate) element: Element,
+    pub(crate) shape: Vec<usize>,
+    /// Of the file; inside it, and as many as the shape needs.
+    pub(crate) bytes: Range<usize>,
+}
 
 /// What is said of a tensor: everything but its values.
 #[derive(Clone, Debug, PartialEq, Eq)]

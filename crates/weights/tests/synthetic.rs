@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use base::DType;
+use base::{DType, WeightView};
 use tempfile::TempDir;
 use weights::{
     Checkpoint, GgufMetadata, Source,
@@ -41,6 +41,9 @@ fn a_seed_fixes_every_byte() {
     assert_ne!(bytes(1), bytes(2));
 }
 
+/// Architectures whose tensors have one name each in both formats.
+const DENSE: [Arch; 3] = [Arch::Llama, Arch::Qwen2, Arch::Qwen3];
+
 /// Name of a GGUF tensor in a Hugging Face directory.
 fn hf_name(name: &str) -> String {
     let parts = [
@@ -65,7 +68,7 @@ fn hf_name(name: &str) -> String {
 
 #[test]
 fn both_formats_hold_the_same_network() {
-    for arch in Arch::ALL {
+    for arch in DENSE {
         for dtype in [DType::F32, DType::F16, DType::BF16] {
             let recipe = Recipe { quant: Quant::Uniform(dtype), ..Recipe::tiny(arch) };
             let (_file, gguf) = gguf(&recipe);
@@ -93,6 +96,32 @@ fn both_formats_hold_the_same_network() {
 }
 
 #[test]
+fn a_gguf_file_stacks_the_experts_of_a_directory() {
+    let recipe = Recipe::tiny(Arch::DeepseekV3);
+    let (_file, gguf) = gguf(&recipe);
+    let dir = TempDir::new().unwrap();
+    recipe.write_hf(dir.path()).unwrap();
+    let hf = Checkpoint::open(dir.path()).unwrap();
+    for (stack, one, n_cols) in [("gate", "gate", 64), ("down", "down", 96)] {
+        let stack = format!("blk.1.ffn_{stack}_exps.weight");
+        for e in [0, 3, 7] {
+            let one = format!("model.layers.1.mlp.experts.{e}.{one}_proj.weight");
+            let stacked = gguf.weight(&stack, n_cols, Some(e)).unwrap();
+            let one = hf.weight(&one, n_cols, None).unwrap();
+            let (WeightView::Blocks(a), WeightView::Blocks(b)) = (stacked.view(), one.view()) else {
+                panic!("other forms")
+            };
+            assert_eq!((a.n_rows, a.n_cols, a.bytes), (b.n_rows, b.n_cols, b.bytes), "{e}");
+            let (read, part) = (stacked.read(5..9).unwrap(), a.cut(5..9, 0..n_cols).unwrap());
+            let WeightView::Blocks(read) = read.view() else { panic!("another form") };
+            assert_eq!(read.bytes, &part.bytes[..read.bytes.len()]);
+        }
+        let missing = gguf.weight(&stack, n_cols, Some(8)).unwrap_err().to_string();
+        assert!(missing.contains("more than 8 matrices") && missing.contains(&stack), "{missing}");
+    }
+}
+
+#[test]
 fn every_number_format_opens() {
     for quant in DType::ALL.into_iter().map(Quant::Uniform).chain([Quant::Q4KM]) {
         let recipe = Recipe { n_layers: 3, ..wide(Arch::Llama, quant) };
@@ -112,13 +141,17 @@ fn every_number_format_opens() {
 
 #[test]
 fn each_architecture_has_its_own_tensors() {
-    for arch in Arch::ALL {
+    for arch in Arch::ALL.into_iter().filter(|arch| arch.has_gguf()) {
         let (_file, tied) = gguf(&Recipe { tied: true, ..Recipe::tiny(arch) });
         assert!(!tied.contains("output.weight"));
         assert_eq!(tied.contains("blk.0.attn_q.bias"), arch == Arch::Qwen2);
-        assert_eq!(tied.contains("blk.0.attn_q_norm.weight"), arch == Arch::Qwen3);
-        assert_eq!(metadata(&tied).str("general.architecture").unwrap(), arch.name());
-        assert_eq!(metadata(&tied).u32(&format!("{arch}.block_count")).unwrap(), 2);
+        let has_head_norms = matches!(arch, Arch::Qwen3 | Arch::Qwen3Moe);
+        assert_eq!(tied.contains("blk.0.attn_q_norm.weight"), has_head_norms);
+        let has_experts = matches!(arch, Arch::DeepseekV3 | Arch::Qwen3Moe);
+        assert_eq!(tied.contains("blk.1.ffn_up_exps.weight"), has_experts);
+        let name = arch.gguf_name();
+        assert_eq!(metadata(&tied).str("general.architecture").unwrap(), name);
+        assert_eq!(metadata(&tied).u32(&format!("{name}.block_count")).unwrap(), 2);
         assert_eq!(arch.name().parse::<Arch>().unwrap(), arch);
     }
 }
@@ -172,6 +205,8 @@ fn impossible_recipes_are_refused() {
     }
     let quantised = Recipe { quant: Quant::Uniform(DType::Q8_0), ..tiny() };
     assert!(matches!(quantised.write_hf(dir.path()), Err(RecipeError::HfDType { .. })));
+    let glm = Recipe::tiny(Arch::Glm4Moe).write_gguf(dir.path().join("m.gguf"));
+    assert!(glm.unwrap_err().to_string().contains("glm4_moe"));
     assert!(tiny().write_hf_shards(dir.path(), 1000).unwrap_err().to_string().contains("--shards"));
     assert!("Q9".parse::<Quant>().is_err() && "gpt".parse::<Arch>().is_err());
 }

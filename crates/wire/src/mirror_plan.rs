@@ -52,6 +52,7 @@ struct ModelWire {
     layers: Vec<LayerWire>,
     embedding: u64,
     head: Option<u64>,
+    latent: Option<u32>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -141,6 +142,7 @@ impl From<&ModelSpec> for ModelWire {
             layers: model.layers.iter().map(layer).collect(),
             embedding: model.embedding.0,
             head: model.head.map(|head| head.0),
+            latent: model.latent,
         }
     }
 }
@@ -165,6 +167,7 @@ impl From<ModelWire> for ModelSpec {
             layers: model.layers.into_iter().map(layer).collect(),
             embedding: Bytes(model.embedding),
             head: model.head.map(Bytes),
+            latent: model.latent,
         }
     }
 }

@@ -119,7 +119,7 @@ pub(super) fn row(w: &Stored, r: usize, tolerance: &Tolerance) -> Vec<Approx> {
 fn weight_step(kind: Kind, tolerance: &Tolerance) -> f64 {
     match kind {
         Kind::Blocks(dtype) => (tolerance.weight_step)(dtype),
-        Kind::Affine { .. } => 0.0,
+        Kind::Affine { .. } | Kind::Fp8 | Kind::Mxfp4 => 0.0,
     }
 }
 

@@ -10,8 +10,8 @@ use super::{
     sequences::{self, BLOCK_LEN, N_BLOCKS},
 };
 use crate::{
-    AttentionSpec, Backend, BackendError, CacheRow, CacheSpec, ExpertParts, MlaSpec, Part, RopeStyle,
-    RouterSpec, Scoring,
+    AttentionSpec, Backend, BackendError, CacheRow, CacheSpec, ExpertParts, LatentParts, MlaSpec, Part,
+    RopeStyle, RouterSpec, Scoring,
 };
 
 pub(super) fn checks<B: Backend>() -> Vec<(&'static str, Check<B>)> {
@@ -63,8 +63,10 @@ fn weights<B: Backend>(make: &mut Make<'_, B>, _: &Tolerance) -> Result<(), Fail
         n_cols: 64,
         bits: 4,
         group_size: 32,
+        code_stride: 32,
         codes: &ZEROS[..256],
         scale_dtype: DType::F16,
+        scale_stride: 4,
         scales: &ZEROS[..32],
         biases: Some(&ZEROS[..32]),
     };
@@ -78,6 +80,7 @@ fn weights<B: Backend>(make: &mut Make<'_, B>, _: &Tolerance) -> Result<(), Fail
     refused("group size", b.linear(&part(AffineView { group_size: 48, ..affine })))?;
     refused("columns", b.linear(&part(AffineView { group_size: 128, ..affine })))?;
     refused("scales of blocks", b.linear(&part(AffineView { scale_dtype: DType::Q4_0, ..affine })))?;
+    refused("rows that overlap", b.linear(&part(AffineView { code_stride: 31, ..affine })))?;
     refused("too many rows", b.linear(&part(AffineView { n_rows: usize::MAX, ..affine })))?;
     still_works(&mut b)
 }
@@ -151,9 +154,13 @@ fn mla<B: Backend>(make: &mut Make<'_, B>, _: &Tolerance) -> Result<(), Failure>
     let mut b = make()?;
     let spec = MlaSpec { n_heads: 2, nope_dim: 16, rope_dim: 8, v_dim: 16, latent_dim: 32, scale: 0.2 };
     cache(&mut b, CacheRow::Latent { latent_dim: 32, rope_dim: 8 })?;
-    refused("other heads", b.latent_up(&zeros(63, 32), &spec))?;
-    refused("another latent", b.latent_up(&zeros(64, 31), &spec))?;
-    let up = b.latent_up(&zeros(64, 32), &spec)?;
+    let joined = |n_rows, n_cols| LatentParts::Joined(zeros(n_rows, n_cols));
+    refused("other heads", b.latent_up(&joined(63, 32), &spec))?;
+    refused("another latent", b.latent_up(&joined(64, 31), &spec))?;
+    let one = [zeros(32, 16)];
+    let apart = LatentParts::Apart { keys: &one, values: &one };
+    refused("up-projections of too few heads", b.latent_up(&apart, &spec))?;
+    let up = b.latent_up(&joined(64, 32), &spec)?;
     let inputs = b.inputs(&sequences::batch(&[(0, 0..2)]))?;
     let rope = b.rope_table(&rope_spec(RopeStyle::Interleaved, 8, 1.0), &inputs)?;
     let q = b.tensor(&[0.0; 2 * 48], 48)?;

@@ -34,6 +34,8 @@ pub(super) fn checks<B: Backend>() -> Vec<(&'static str, Check<B>)> {
         ("linear, affine 5 bits", |make, t| affine(make, t, 5)),
         ("linear, affine 6 bits", |make, t| affine(make, t, 6)),
         ("linear, affine 8 bits", |make, t| affine(make, t, 8)),
+        ("linear, FP8", |make, t| product(&mut make()?, t, Kind::Fp8)),
+        ("linear, MXFP4", |make, t| product(&mut make()?, t, Kind::Mxfp4)),
         ("linear of several parts with biases", parts),
         ("linear of a part of a matrix", cut),
         ("linear in company", company),
@@ -94,6 +96,7 @@ fn parts<B: Backend>(make: &mut Make<'_, B>, t: &Tolerance) -> Result<(), Failur
         [Kind::Blocks(DType::Q4_K), Kind::Blocks(DType::Q4_K), Kind::Blocks(DType::Q6_K)],
         [Kind::Blocks(DType::BF16), Kind::Blocks(DType::Q8_0), kimi],
         [mlx, mlx, mlx],
+        [Kind::Fp8, Kind::Mxfp4, Kind::Fp8],
     ] {
         let [q, k, v] = [(kinds[0], 48), (kinds[1], 20), (kinds[2], 20)]
             .map(|(kind, n_out)| Stored::random(kind, n_out, 256, &mut random));
@@ -166,7 +169,7 @@ fn company<B: Backend>(make: &mut Make<'_, B>, t: &Tolerance) -> Result<(), Fail
 fn embedding<B: Backend>(make: &mut Make<'_, B>, t: &Tolerance) -> Result<(), Failure> {
     let mut b = make()?;
     let mlx = Kind::Affine { bits: 6, group_size: 64, scale_dtype: DType::BF16, has_biases: true };
-    let kinds = DType::ALL.into_iter().map(Kind::Blocks).chain([mlx]);
+    let kinds = DType::ALL.into_iter().map(Kind::Blocks).chain([mlx, Kind::Fp8]);
     for kind in kinds {
         let table = Stored::random(kind, 10, 256, &mut Random::new(5));
         let linear = b.linear(&[Part { weight: table.view()?, bias: None }])?;

@@ -12,7 +12,7 @@ use super::{
     sequences::{self, BLOCK_LEN, LENS, N_BLOCKS, Step},
     stored::{Kind, Stored},
 };
-use crate::{Backend, CacheRow, CacheSpec, MlaSpec, RopeSpec, RopeStyle};
+use crate::{Backend, CacheRow, CacheSpec, LatentParts, MlaSpec, RopeSpec, RopeStyle};
 
 const N_LAYERS: usize = 2;
 
@@ -25,9 +25,11 @@ pub(super) fn checks<B: Backend>() -> Vec<(&'static str, Check<B>)> {
             let spec = MlaSpec { n_heads: 5, nope_dim: 24, rope_dim: 10, v_dim: 40, ..SPEC };
             attends(make, t, &spec, RopeStyle::Half, Kind::Blocks(DType::BF16))
         }),
+        ("latent attention, up-projections apart", apart),
         ("latent attention, quantised", |make, t| {
             let mlx = Kind::Affine { bits: 8, group_size: 64, scale_dtype: DType::BF16, has_biases: true };
             attends(make, t, &SPEC, RopeStyle::Interleaved, mlx)?;
+            attends(make, t, &SPEC, RopeStyle::Interleaved, Kind::Fp8)?;
             attends(make, t, &SPEC, RopeStyle::Interleaved, Kind::Blocks(DType::Q8_0))
         }),
     ]
@@ -86,6 +88,42 @@ fn attends<B: Backend>(
     Ok(())
 }
 
+/// Up-projections that lie apart, those of the keys with rows and columns exchanged, give what joined ones give.
+fn apart<B: Backend>(make: &mut Make<'_, B>, t: &Tolerance) -> Result<(), Failure> {
+    let mut random = Random::new(31);
+    let layer = Layer::random(&SPEC, Kind::Blocks(DType::F32), &mut random);
+    let (mut keys, mut values) = (Vec::new(), Vec::new());
+    for head in 0..SPEC.n_heads {
+        let row = |r: usize| layer.up.row(head * (SPEC.nope_dim + SPEC.v_dim) + r);
+        let exchanged = (0..SPEC.latent_dim).flat_map(|c| (0..SPEC.nope_dim).map(move |r| row(r)[c]));
+        keys.push(Stored::floats(SPEC.latent_dim, SPEC.nope_dim, exchanged));
+        let of_values = (SPEC.nope_dim..SPEC.nope_dim + SPEC.v_dim).flat_map(|r| row(r).iter().copied());
+        values.push(Stored::floats(SPEC.v_dim, SPEC.latent_dim, of_values));
+    }
+    let mut b = make()?;
+    let keys = keys.iter().map(Stored::view).collect::<Result<Vec<_>, Failure>>()?;
+    let values = values.iter().map(Stored::view).collect::<Result<Vec<_>, Failure>>()?;
+    let joined = b.latent_up(&LatentParts::Joined(layer.up.view()?), &SPEC)?;
+    let apart = b.latent_up(&LatentParts::Apart { keys: &keys, values: &values }, &SPEC)?;
+    let MlaSpec { latent_dim, rope_dim, .. } = SPEC;
+    let row = CacheRow::Latent { latent_dim, rope_dim };
+    b.allocate_cache(CacheSpec { n_layers: 1, n_blocks: N_BLOCKS, block_len: BLOCK_LEN, row })?;
+    let step: Step = vec![(0, 0..LENS[0])];
+    let inputs = b.inputs(&sequences::batch(&step))?;
+    let rope = b.rope_table(&rope_spec(RopeStyle::Interleaved, rope_dim, 1.0), &inputs)?;
+    let mut results = Vec::new();
+    for up in [&joined, &apart] {
+        let rows = [
+            b.tensor(&layer.q[0], q_width(&SPEC))?,
+            b.tensor(&layer.latent[0], latent_dim)?,
+            b.tensor(&layer.k_rope[0], rope_dim)?,
+        ];
+        let y = b.mla(rows, up, &rope, 0, &SPEC, &inputs)?;
+        results.push(eval(&mut b, &y)?);
+    }
+    same_in_company("up-projections apart", &results[0], &results[1], t)
+}
+
 /// The results of each layer and sequence, `[len, n_heads * v_dim]`.
 fn run<B: Backend>(
     make: &mut Make<'_, B>,
@@ -104,7 +142,7 @@ fn run<B: Backend>(
     })?;
     let mut ups = Vec::new();
     for layer in layers {
-        ups.push(b.latent_up(&layer.up.view()?, spec)?);
+        ups.push(b.latent_up(&LatentParts::Joined(layer.up.view()?), spec)?);
     }
     leave_behind(&mut b, spec, &ups[0])?;
     let out_width = spec.n_heads * spec.v_dim;

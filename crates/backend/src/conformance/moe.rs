@@ -55,7 +55,7 @@ pub(super) fn checks<B: Backend>() -> Vec<(&'static str, Check<B>)> {
         }),
         ("experts, quantised", |make, t| {
             let kimi = Kind::Affine { bits: 4, group_size: 32, scale_dtype: DType::BF16, has_biases: false };
-            for kind in [Kind::Blocks(DType::Q4_0), Kind::Blocks(DType::Q8_0), kimi] {
+            for kind in [Kind::Blocks(DType::Q4_0), Kind::Blocks(DType::Q8_0), kimi, Kind::Fp8, Kind::Mxfp4] {
                 Layer::random(kind, &PLAIN, false).check(make, t, 0..N_EXPERTS)?;
             }
             Ok(())

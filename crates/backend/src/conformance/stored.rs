@@ -1,6 +1,6 @@
 //! Random weights as checkpoints store them, and the numbers they stand for.
 
-use base::{AffineView, DType, MatrixView, WeightView};
+use base::{AffineView, DType, Fp8View, MatrixView, Mxfp4View, WeightView};
 
 use super::{Failure, random::Random};
 
@@ -9,12 +9,14 @@ use super::{Failure, random::Random};
 pub(super) enum Kind {
     Blocks(DType),
     Affine { bits: u32, group_size: usize, scale_dtype: DType, has_biases: bool },
+    Fp8,
+    Mxfp4,
 }
 
 impl Kind {
     /// Whether every value is a float of its own.
     pub(super) fn is_float(self) -> bool {
-        matches!(self, Kind::Blocks(DType::F32 | DType::F16 | DType::BF16))
+        matches!(self, Kind::Blocks(DType::F32 | DType::F16 | DType::BF16) | Kind::Fp8)
     }
 }
 
@@ -54,7 +56,34 @@ impl Stored {
                 stored.values = stored.affine_values(bits, group_size, scale_dtype);
                 stored
             }
+            Kind::Fp8 => {
+                // no exponent is the largest, which has codes that are no numbers
+                let bytes = random.bytes(n_rows * n_cols).iter().map(|b| b & 0xbf).collect();
+                let n_blocks = n_rows.div_ceil(Fp8View::BLOCK) * n_cols.div_ceil(Fp8View::BLOCK);
+                let scales = floats(DType::F32, n_blocks, -4, random);
+                let mut stored =
+                    Stored { kind, n_rows, n_cols, values: vec![], bytes, scales, biases: vec![] };
+                stored.values = stored.fp8_values();
+                stored
+            }
+            Kind::Mxfp4 => {
+                let bytes = random.bytes(n_rows * n_cols / 2);
+                let scales =
+                    random.bytes(n_rows * n_cols / Mxfp4View::GROUP).iter().map(|b| 123 + b % 4).collect();
+                let mut stored =
+                    Stored { kind, n_rows, n_cols, values: vec![], bytes, scales, biases: vec![] };
+                stored.values = stored.mxfp4_values();
+                stored
+            }
         }
+    }
+
+    /// A weight of these values in F32.
+    pub(super) fn floats(n_rows: usize, n_cols: usize, values: impl Iterator<Item = f64>) -> Stored {
+        let values: Vec<f64> = values.collect();
+        let bytes = values.iter().flat_map(|&v| (v as f32).to_le_bytes()).collect();
+        let kind = Kind::Blocks(DType::F32);
+        Stored { kind, n_rows, n_cols, values, bytes, scales: vec![], biases: vec![] }
     }
 
     /// What a backend is given.
@@ -70,17 +99,67 @@ impl Stored {
                     n_cols,
                     bits,
                     group_size,
+                    code_stride: n_cols * bits as usize / 8,
                     codes: &self.bytes,
                     scale_dtype,
+                    scale_stride: n_cols / group_size * scale_dtype.block_bytes(),
                     scales: &self.scales,
                     biases: has_biases.then_some(&self.biases),
                 }))
             }
+            Kind::Fp8 => Ok(WeightView::Fp8(Fp8View {
+                n_rows,
+                n_cols,
+                code_stride: n_cols,
+                codes: &self.bytes,
+                row_start: 0,
+                scale_stride: n_cols.div_ceil(Fp8View::BLOCK) * 4,
+                scales: &self.scales,
+            })),
+            Kind::Mxfp4 => Ok(WeightView::Mxfp4(Mxfp4View {
+                n_rows,
+                n_cols,
+                code_stride: n_cols / 2,
+                codes: &self.bytes,
+                scale_stride: n_cols / Mxfp4View::GROUP,
+                scales: &self.scales,
+            })),
         }
     }
 
     pub(super) fn row(&self, r: usize) -> &[f64] {
         &self.values[r * self.n_cols..][..self.n_cols]
+    }
+
+    fn fp8_values(&self) -> Vec<f64> {
+        let n_blocks = self.n_cols.div_ceil(Fp8View::BLOCK);
+        let scales = dequantize(DType::F32, &self.scales, self.scales.len() / 4);
+        let value = |(i, code): (usize, &u8)| {
+            let (exponent, mantissa) = (i32::from(code >> 3 & 15), f64::from(code & 7) / 8.0);
+            let size =
+                if exponent == 0 { mantissa / 64.0 } else { (1.0 + mantissa) * 2f64.powi(exponent - 7) };
+            let (row, col) = (i / self.n_cols / Fp8View::BLOCK, i % self.n_cols / Fp8View::BLOCK);
+            if code >> 7 == 1 {
+                -size * scales[row * n_blocks + col]
+            } else {
+                size * scales[row * n_blocks + col]
+            }
+        };
+        self.bytes.iter().enumerate().map(value).collect()
+    }
+
+    fn mxfp4_values(&self) -> Vec<f64> {
+        const SIZES: [f64; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
+        let value = |i: usize| {
+            let code = self.bytes[i / 2] >> (i % 2 * 4) & 15;
+            let power = 2f64.powi(i32::from(self.scales[i / Mxfp4View::GROUP]) - 127);
+            if code >> 3 == 1 {
+                -SIZES[usize::from(code & 7)] * power
+            } else {
+                SIZES[usize::from(code)] * power
+            }
+        };
+        (0..self.n_rows * self.n_cols).map(value).collect()
     }
 
     fn affine_values(&self, bits: u32, group_size: usize, scale_dtype: DType) -> Vec<f64> {

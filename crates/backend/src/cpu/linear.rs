@@ -4,7 +4,7 @@ use base::WeightView;
 use kernels::{PackedMatrix, Pool};
 
 use super::{CpuBackend, CpuInputs, CpuTensor};
-use crate::{BackendError, Part, affine, checks::check};
+use crate::{BackendError, Part, affine, checks::check, scaled};
 
 /// Packed weights, each with its bias.
 pub struct CpuLinear {
@@ -80,6 +80,14 @@ pub(super) fn pack(pool: &Pool, weight: &WeightView<'_>) -> Result<PackedMatrix,
         WeightView::Affine(view) => {
             affine::check(view)?;
             Ok(PackedMatrix::pack_affine(pool, view)?)
+        }
+        WeightView::Fp8(view) => {
+            scaled::check_fp8(view)?;
+            Ok(PackedMatrix::pack_fp8(pool, view)?)
+        }
+        WeightView::Mxfp4(view) => {
+            scaled::check_mxfp4(view)?;
+            Ok(PackedMatrix::pack_mxfp4(pool, view)?)
         }
     }
 }

@@ -5,7 +5,10 @@ use base::WeightView;
 use kernels::{PackedMatrix, Pool};
 
 use super::{CpuBackend, CpuInputs, CpuRope, CpuTensor, linear::pack};
-use crate::{BackendError, CacheRow, MlaSpec, checks::check};
+use crate::{
+    BackendError, CacheRow, LatentParts, MlaSpec,
+    checks::{check, check_apart},
+};
 
 /// Up-projections of each head.
 pub struct CpuLatentUp {
@@ -18,9 +21,22 @@ pub struct CpuLatentUp {
 impl CpuLatentUp {
     pub(super) fn pack(
         pool: &Pool,
-        kv_b: &WeightView<'_>,
+        parts: &LatentParts<'_>,
         spec: &MlaSpec,
     ) -> Result<CpuLatentUp, BackendError> {
+        match parts {
+            LatentParts::Joined(kv_b) => CpuLatentUp::pack_joined(pool, kv_b, spec),
+            LatentParts::Apart { keys, values } => {
+                check_apart(keys, values, spec)?;
+                let all = |views: &[WeightView<'_>]| {
+                    views.iter().map(|view| pack(pool, view)).collect::<Result<Vec<_>, BackendError>>()
+                };
+                Ok(CpuLatentUp { keys: all(keys)?, values: all(values)? })
+            }
+        }
+    }
+
+    fn pack_joined(pool: &Pool, kv_b: &WeightView<'_>, spec: &MlaSpec) -> Result<CpuLatentUp, BackendError> {
         let MlaSpec { n_heads, nope_dim, v_dim, latent_dim, .. } = *spec;
         check("latent_up: rows", n_heads * (nope_dim + v_dim), kv_b.n_rows())?;
         check("latent_up: columns", latent_dim, kv_b.n_cols())?;

@@ -8,12 +8,13 @@ mod mla;
 mod moe;
 mod tensor;
 
-use base::{Batch, TokenId, WeightView};
+use base::{Batch, TokenId};
 use collective::Group;
 use kernels::{Isa, MoeScratch, Pool, Routing};
 
 use crate::{
-    AttentionSpec, Backend, BackendError, CacheSpec, Draw, ExpertParts, MlaSpec, Part, RopeSpec, RouterSpec,
+    AttentionSpec, Backend, BackendError, CacheSpec, Draw, ExpertParts, LatentParts, MlaSpec, Part, RopeSpec,
+    RouterSpec,
     checks::{check, check_at_least, check_at_most},
     conformance::Tolerance,
 };
@@ -94,8 +95,8 @@ impl Backend for CpuBackend {
         CpuExperts::pack(&self.pool, parts)
     }
 
-    fn latent_up(&mut self, kv_b: &WeightView<'_>, spec: &MlaSpec) -> Result<CpuLatentUp, BackendError> {
-        CpuLatentUp::pack(&self.pool, kv_b, spec)
+    fn latent_up(&mut self, parts: &LatentParts<'_>, spec: &MlaSpec) -> Result<CpuLatentUp, BackendError> {
+        CpuLatentUp::pack(&self.pool, parts, spec)
     }
 
     fn norm(&mut self, weight: &[f32], eps: f32) -> Result<CpuNorm, BackendError> {

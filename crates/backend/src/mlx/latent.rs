@@ -10,7 +10,10 @@ use super::{
     rope::MlxRope,
     weights::Weight,
 };
-use crate::{BackendError, MlaSpec, checks::check};
+use crate::{
+    BackendError, LatentParts, MlaSpec,
+    checks::{check, check_apart},
+};
 
 /// [`crate::Backend::LatentUp`] of MLX, as floats.
 pub struct MlxLatentUp {
@@ -22,19 +25,32 @@ impl MlxLatentUp {
     pub(super) fn new(
         mlx: Mlx,
         dtype: Dtype,
-        kv_b: &WeightView<'_>,
+        parts: &LatentParts<'_>,
         spec: &MlaSpec,
     ) -> Result<MlxLatentUp, BackendError> {
-        let per_head = spec.nope_dim + spec.v_dim;
-        check("latent_up: rows", spec.n_heads * per_head, kv_b.n_rows())?;
-        check("latent_up: columns", spec.latent_dim, kv_b.n_cols())?;
-        let shape = [spec.n_heads, per_head, spec.latent_dim];
-        let rows = match Weight::new(mlx, dtype, &[*kv_b], &shape)? {
-            Weight::Float { rows, .. } => rows,
-            Weight::Codes(q) => mlx.dequantized(&q)?,
+        let MlaSpec { n_heads, nope_dim, v_dim, latent_dim, .. } = *spec;
+        let floats = |views: &[WeightView<'_>], shape: [usize; 3]| {
+            Ok::<_, BackendError>(match Weight::new(mlx, dtype, views, &shape)? {
+                Weight::Float { rows, .. } => rows,
+                Weight::Codes(q) => mlx.dequantized(&q)?,
+            })
         };
-        let keys = mlx.slice(&rows, 1, 0..spec.nope_dim)?;
-        let values = mlx.transpose(&mlx.slice(&rows, 1, spec.nope_dim..per_head)?, &[0, 2, 1])?;
+        let exchanged = |stack: &Array| mlx.transpose(stack, &[0, 2, 1]);
+        let (keys, values) = match parts {
+            LatentParts::Joined(kv_b) => {
+                check("latent_up: rows", n_heads * (nope_dim + v_dim), kv_b.n_rows())?;
+                check("latent_up: columns", latent_dim, kv_b.n_cols())?;
+                let rows = floats(&[*kv_b], [n_heads, nope_dim + v_dim, latent_dim])?;
+                let values = mlx.slice(&rows, 1, nope_dim..nope_dim + v_dim)?;
+                (mlx.slice(&rows, 1, 0..nope_dim)?, exchanged(&values)?)
+            }
+            LatentParts::Apart { keys, values } => {
+                check_apart(keys, values, spec)?;
+                let keys = floats(keys, [n_heads, latent_dim, nope_dim])?;
+                let values = floats(values, [n_heads, v_dim, latent_dim])?;
+                (exchanged(&keys)?, exchanged(&values)?)
+            }
+        };
         mlx.eval(&[&keys, &values])?;
         Ok(MlxLatentUp { keys, values })
     }

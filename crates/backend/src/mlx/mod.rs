@@ -13,12 +13,12 @@ mod weights;
 
 use std::collections::HashMap;
 
-use base::{Batch, Bytes, DType, TokenId, WeightView};
+use base::{Batch, Bytes, DType, TokenId};
 use mlx_sys::{Array, Dtype, Index, Mlx};
 
 use crate::{
-    AttentionSpec, Backend, BackendError, CacheRow, CacheSpec, Counters, Draw, ExpertParts, MlaSpec, Part,
-    RopeSpec, RouterSpec,
+    AttentionSpec, Backend, BackendError, CacheRow, CacheSpec, Counters, Draw, ExpertParts, LatentParts,
+    MlaSpec, Part, RopeSpec, RouterSpec,
     checks::{self, check},
 };
 
@@ -206,8 +206,8 @@ impl Backend for MlxBackend {
         MlxExperts::new(self.mlx, self.dtype, parts)
     }
 
-    fn latent_up(&mut self, kv_b: &WeightView<'_>, spec: &MlaSpec) -> Result<MlxLatentUp, BackendError> {
-        MlxLatentUp::new(self.mlx, self.dtype, kv_b, spec)
+    fn latent_up(&mut self, parts: &LatentParts<'_>, spec: &MlaSpec) -> Result<MlxLatentUp, BackendError> {
+        MlxLatentUp::new(self.mlx, self.dtype, parts, spec)
     }
 
     fn norm(&mut self, weight: &[f32], eps: f32) -> Result<MlxNorm, BackendError> {

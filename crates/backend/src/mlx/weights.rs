@@ -3,11 +3,12 @@
 //! What has codes in groups of 32 keeps them: Q4_0, Q4_1, Q4_K with 4 bits, Q5_0, Q5_1, Q5_K with 5, Q8_0 with 8, and
 //! affine weights as they are. The simple formats' scales are half floats and exact in every type of activation but
 //! bfloat16; those of Q4_K and Q5_K are products that a 16-bit type rounds. Formats with groups of 16 (Q2_K, Q3_K,
-//! Q6_K), which MLX has not, get 8-bit codes over groups of 32: an error of at most 1/510 of a group's range.
+//! Q6_K), which MLX has not, get 8-bit codes over groups of 32: an error of at most 1/510 of a group's range. MXFP4 becomes 5-bit
+//! codes, exactly; 8-bit floats become floats of the activations' type.
 
 use std::rc::Rc;
 
-use base::{AffineView, DType, MatrixView, WeightView};
+use base::{AffineView, DType, MatrixView, Mxfp4View, WeightView};
 use half::{bf16, f16};
 use kernels::{Block, Coding};
 use mlx_sys::{Array, Dtype, Index, Mlx, Quantized};
@@ -163,6 +164,8 @@ impl Form {
         let codes = |bits| Form::Codes { bits, group_size: GROUP_SIZE };
         match view {
             WeightView::Affine(view) => Form::Codes { bits: view.bits, group_size: view.group_size },
+            WeightView::Fp8(_) => Form::Float,
+            WeightView::Mxfp4(_) => Form::Codes { bits: kernels::MXFP4_BITS, group_size: Mxfp4View::GROUP },
             WeightView::Blocks(view) => match view.dtype {
                 DType::F32 | DType::F16 | DType::BF16 => Form::Float,
                 DType::Q4_0 | DType::Q4_1 | DType::Q4_K => codes(4),
@@ -205,21 +208,25 @@ fn check_bytes(view: &WeightView<'_>) -> Result<(), BackendError> {
         // the packing of the CPU has the same demands; its error names them
         WeightView::Blocks(view) => Ok(kernels::check_view(view)?),
         WeightView::Affine(view) => crate::affine::check(view),
+        WeightView::Fp8(view) => crate::scaled::check_fp8(view),
+        WeightView::Mxfp4(view) => crate::scaled::check_mxfp4(view),
     }
 }
 
 fn write_floats(views: &[WeightView<'_>], dtype: Dtype, bytes: &mut [u8]) -> Result<(), BackendError> {
     let mut rest = bytes;
     for view in views {
-        let WeightView::Blocks(view) = view else { continue };
-        let mut row = vec![0.0; view.n_cols];
-        for r in 0..view.n_rows {
-            let (to, after) = rest.split_at_mut(view.n_cols * dtype.size());
-            kernels::dequantize(
-                view.dtype,
-                &view.row(r)[view.col_start * view.dtype.block_bytes()..],
-                &mut row,
-            );
+        let mut row = vec![0.0; view.n_cols()];
+        for r in 0..view.n_rows() {
+            let (to, after) = rest.split_at_mut(view.n_cols() * dtype.size());
+            match view {
+                WeightView::Blocks(view) => {
+                    let bytes = &view.row(r)[view.col_start * view.dtype.block_bytes()..];
+                    kernels::dequantize(view.dtype, bytes, &mut row);
+                }
+                WeightView::Fp8(view) => kernels::fp8_row(view, r, &mut row),
+                WeightView::Affine(_) | WeightView::Mxfp4(_) => continue, // these have codes
+            }
             put_floats(&row, dtype, to);
             rest = after;
         }
@@ -251,9 +258,25 @@ fn write_codes(
         match view {
             WeightView::Affine(view) => {
                 let (to, after) = rest.split_at_mut(view.n_rows * row_bytes);
-                to.copy_from_slice(view.codes);
-                read_scales(view, scales, biases);
+                for (r, to) in to.chunks_exact_mut(row_bytes.max(1)).enumerate() {
+                    to.copy_from_slice(view.row_codes(r));
+                    read_scales(view, r, scales, biases);
+                }
                 rest = after;
+            }
+            WeightView::Fp8(_) => {} // a float
+            WeightView::Mxfp4(view) => {
+                let middle = f32::from(1u16 << (bits - 1));
+                let mut codes = vec![0; view.n_cols];
+                for r in 0..view.n_rows {
+                    let (to, after) = rest.split_at_mut(row_bytes);
+                    let start = scales.len();
+                    scales.resize(start + view.n_cols / Mxfp4View::GROUP, 0.0);
+                    kernels::mxfp4_row(view, r, &mut codes, &mut scales[start..]);
+                    biases.extend(scales[start..].iter().map(|scale| -middle * scale));
+                    put_bits(&codes, bits, to);
+                    rest = after;
+                }
             }
             WeightView::Blocks(view) => {
                 let mut codes = Vec::with_capacity(view.n_cols);
@@ -270,12 +293,13 @@ fn write_codes(
     Ok(())
 }
 
-fn read_scales(view: &AffineView<'_>, scales: &mut Vec<f32>, biases: &mut Vec<f32>) {
-    let n_groups = view.n_rows * view.n_cols / view.group_size;
+/// One row's scales and biases.
+fn read_scales(view: &AffineView<'_>, r: usize, scales: &mut Vec<f32>, biases: &mut Vec<f32>) {
+    let n_groups = view.n_cols / view.group_size;
     let start = scales.len();
     scales.resize(start + n_groups, 0.0);
-    kernels::dequantize(view.scale_dtype, view.scales, &mut scales[start..]);
-    match view.biases {
+    kernels::dequantize(view.scale_dtype, view.row_scales(r), &mut scales[start..]);
+    match view.row_biases(r) {
         Some(bytes) => {
             biases.resize(start + n_groups, 0.0);
             kernels::dequantize(view.scale_dtype, bytes, &mut biases[start..]);

@@ -2,10 +2,14 @@
 //! with a scale and a minimum per group; packing for matmul uses the same reading. Knows no matrices.
 
 mod k;
+mod scaled;
 mod simple;
 
 use base::DType;
 use half::{bf16, f16};
+
+pub(crate) use scaled::{FP8_FACTOR, fp8_half};
+pub use scaled::{MXFP4_BITS, fp8_row, mxfp4_row};
 
 /// One block, read: value i of group g = scale_of(g) · (codes[i] - offset) + min_of(g), with the `group_len` and
 /// `offset` of its `Coding`.

@@ -1,11 +1,14 @@
 //! Matmul of float weights: one accumulator per output, one fused multiply-add per input in a fixed order, in every
-//! instruction family. f32 and f16 weights meet f32 activations, input after input. bf16 weights meet activations
+//! instruction family. f32, f16 and scaled 8-bit weights meet f32 activations, input after input. bf16 weights meet activations
 //! rounded to bf16, two inputs at a time, the second first: so do the dot products of bf16 pairs that machines have.
 
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use base::Fp8View;
+
 use super::{Call, bf16};
+use crate::dequantize::fp8_half;
 use crate::lanes::{Kernel, Lanes, N_LANES};
 
 /// Words of some tiles that stay in the level-2 cache while all rows of x pass.
@@ -17,11 +20,18 @@ pub(super) trait Format {
     const WORD_BYTES: usize;
     /// Whether a word is a pair of bf16.
     const PAIRS: bool;
+    /// Words that share their rows' scales, where there are any.
+    const SCALED_WORDS: Option<usize> = None;
     /// A tile's word in registers.
     type Word<L: Lanes>: Copy;
     /// Tiles that one row of x takes together: memory is read fastest as one stream, where a tile's sums keep up.
     fn row_tiles<L: Lanes>() -> usize;
     unsafe fn load<L: Lanes>(p: *const u8) -> Self::Word<L>;
+    /// w times its rows' scales.
+    #[inline(always)]
+    unsafe fn scaled<L: Lanes>(w: Self::Word<L>, _: L::F) -> Self::Word<L> {
+        w
+    }
     /// acc + w · x
     unsafe fn dot<L: Lanes>(acc: L::F, w: Self::Word<L>, x: u32) -> L::F;
 }
@@ -69,6 +79,36 @@ impl Format for BF16 {
     unsafe fn dot<L: Lanes>(acc: L::F, w: L::C, x: u32) -> L::F {
         // SAFETY: the caller's promise.
         unsafe { L::dot_pairs(acc, w, x) }
+    }
+}
+
+pub(super) struct Fp8;
+
+impl Format for Fp8 {
+    const WORD_BYTES: usize = N_LANES;
+    const PAIRS: bool = false;
+    const SCALED_WORDS: Option<usize> = Some(Fp8View::BLOCK);
+    type Word<L: Lanes> = L::F;
+    fn row_tiles<L: Lanes>() -> usize {
+        2
+    }
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(p: *const u8) -> L::F {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let halves: [u16; N_LANES] = std::array::from_fn(|lane| fp8_half(*p.add(lane)));
+            L::load_f16(halves.as_ptr())
+        }
+    }
+    #[inline(always)]
+    unsafe fn scaled<L: Lanes>(w: L::F, scales: L::F) -> L::F {
+        // SAFETY: the caller's promise.
+        unsafe { L::mul(w, scales) }
+    }
+    #[inline(always)]
+    unsafe fn dot<L: Lanes>(acc: L::F, w: L::F, x: u32) -> L::F {
+        // SAFETY: the caller's promise.
+        unsafe { L::fma(w, L::splat(f32::from_bits(x)), acc) }
     }
 }
 
@@ -169,10 +209,21 @@ impl<F: Format, const T: usize, const R: usize> Kernel for Block<'_, F, T, R> {
                     }
                 }
             }
+            let mut scales = [L::splat(0.0); T];
             for i in 0..words.len() {
+                if let Some(n_words) = F::SCALED_WORDS
+                    && (i == 0 || (words.start + i).is_multiple_of(n_words))
+                {
+                    let run = (words.start + i) / n_words * N_LANES;
+                    for (t, scales) in scales.iter_mut().enumerate() {
+                        let of_tile = call.w.scales().as_ptr().add((tile + t) * call.w.tile_scale_bytes());
+                        *scales = L::load(of_tile.cast::<f32>().add(run));
+                    }
+                }
                 let mut weights = [F::load::<L>(w); T];
                 for (t, weight) in weights.iter_mut().enumerate() {
                     *weight = F::load::<L>(w.add(t * tile_bytes + i * F::WORD_BYTES));
+                    *weight = F::scaled::<L>(*weight, scales[t]);
                 }
                 for r in 0..R {
                     let x = *x.add(r * x_stride + i);

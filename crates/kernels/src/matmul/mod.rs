@@ -17,7 +17,7 @@ use crate::{Isa, Pool};
 const MAX_WEIGHTS: usize = 8;
 
 /// outs[i] [n_rows, ws[i].n_rows()] = x [n_rows, n_in] · ws[i]ᵀ, with n_in = ws[i].n_cols() for every i.
-/// For quantised weights, x is rounded to 8 bits per value with a scale for every 32; for bf16 weights, to bf16.
+/// For weights with codes, x is rounded to 8 bits per value with a scale for every 32; for bf16 weights, to bf16.
 ///
 /// # Panics
 /// If the shapes do not fit each other.
@@ -90,6 +90,7 @@ impl Call<'_> {
             Format::F32 => floats!(F32),
             Format::F16 => floats!(F16),
             Format::BF16 => floats!(BF16),
+            Format::Fp8 => floats!(Fp8),
             // SAFETY: the caller's promise.
             Format::Coded(coding) => unsafe { quantised::run(self, coding, tiles) },
         }

@@ -7,10 +7,10 @@
 //! Scales lie as [tile][block of 256][16 scales, 16 minimums], where the format has blocks, then
 //! [tile][weight group][16 scales, 16 minimums]; minimums where the format has any.
 
-use base::{AffineView, MatrixView};
+use base::{AffineView, MatrixView, Mxfp4View};
 use half::f16;
 
-use crate::dequantize::{Block, Coding, ScaleForm, dequantize};
+use crate::dequantize::{Block, Coding, MXFP4_BITS, ScaleForm, dequantize, mxfp4_row};
 use crate::lanes::N_LANES;
 use crate::quantize::GROUP_LEN;
 
@@ -85,28 +85,30 @@ pub(super) fn pack_blocks(
     }
 }
 
-/// Packs rows 16 tile.. of an affine weight; `values` and `to` are the tile's and zeros.
-pub(super) fn pack_affine(
-    view: &AffineView,
+/// Packs rows 16 tile.. of a weight [n_rows, n_cols] whose codes `read` writes row by row; `values` and `to` are the tile's and
+/// zeros.
+pub(super) fn pack_groups(
+    [n_rows, n_cols]: [usize; 2],
     coding: Coding,
-    scales: &AffineScales,
+    scales: &GroupScales,
+    read: impl Fn(usize, &mut [u8]),
     tile: usize,
     values: &mut [u8],
     to: &mut [u8],
 ) {
-    let rows = tile * N_LANES..view.n_rows.min((tile + 1) * N_LANES);
-    let mut codes = vec![0; N_LANES * view.n_cols];
-    for (r, codes) in rows.clone().zip(codes.chunks_exact_mut(view.n_cols)) {
-        read_codes(view, r, codes);
+    let rows = tile * N_LANES..n_rows.min((tile + 1) * N_LANES);
+    let mut codes = vec![0; N_LANES * n_cols];
+    for (r, codes) in rows.clone().zip(codes.chunks_exact_mut(n_cols.max(1))) {
+        read(r, codes);
     }
-    let row_codes: [&[u8]; N_LANES] = std::array::from_fn(|lane| &codes[lane * view.n_cols..]);
+    let row_codes: [&[u8]; N_LANES] = std::array::from_fn(|lane| &codes[lane * n_cols..]);
     for (g, to) in values.chunks_exact_mut(group_bytes(coding)).enumerate() {
         put_codes(coding, row_codes.map(|codes| &codes[g * GROUP_LEN..]), to);
     }
-    let mut to = Scales::of_tile(coding, 0, view.n_cols, to);
+    let mut to = Scales::of_tile(coding, 0, n_cols, to);
     for (lane, r) in rows.enumerate() {
-        for group in 0..view.n_cols / coding.group_len {
-            let at = (r * view.n_cols + group * coding.group_len) / view.group_size;
+        for group in 0..n_cols / coding.group_len {
+            let at = (r * n_cols + group * coding.group_len) / scales.group_size;
             to.put(group, lane, scales.scales[at], scales.mins[at]);
         }
     }
@@ -262,27 +264,41 @@ fn code(coding: Coding, tile: &[u8], lane: usize, i: usize) -> u8 {
     }
 }
 
-/// Scales and minimums of an affine weight, one per group.
-pub(super) struct AffineScales {
+/// Scales and minimums of a weight, one per group.
+pub(super) struct GroupScales {
+    group_size: usize,
     scales: Vec<f32>,
     mins: Vec<f32>,
 }
 
-impl AffineScales {
-    pub(super) fn read(view: &AffineView) -> AffineScales {
-        let n_groups = view.n_rows * view.n_cols / view.group_size;
-        let read = |bytes: &[u8]| {
-            let mut values = vec![0.0; n_groups];
-            dequantize(view.scale_dtype, bytes, &mut values);
-            values
-        };
-        let scales = read(view.scales);
+impl GroupScales {
+    pub(super) fn of_affine(view: &AffineView) -> GroupScales {
+        let row_groups = view.n_cols / view.group_size;
+        let mut scales = vec![0.0; view.n_rows * row_groups];
+        let mut mins = scales.clone();
         let middle = f32::from(1u16 << (view.bits - 1));
-        let mins = match view.biases {
-            Some(biases) => read(biases),
-            None => scales.iter().map(|s| -middle * s).collect(),
-        };
-        AffineScales { scales, mins }
+        let rows = scales.chunks_exact_mut(row_groups.max(1)).zip(mins.chunks_exact_mut(row_groups.max(1)));
+        for (r, (scales, mins)) in rows.enumerate() {
+            dequantize(view.scale_dtype, view.row_scales(r), scales);
+            match view.row_biases(r) {
+                Some(biases) => dequantize(view.scale_dtype, biases, mins),
+                None => mins.iter_mut().zip(scales).for_each(|(min, scale)| *min = -middle * *scale),
+            }
+        }
+        GroupScales { group_size: view.group_size, scales, mins }
+    }
+
+    /// Of the codes that 4-bit floats become.
+    pub(super) fn of_mxfp4(view: &Mxfp4View) -> GroupScales {
+        let row_groups = view.n_cols / Mxfp4View::GROUP;
+        let mut scales = vec![0.0; view.n_rows * row_groups];
+        let mut codes = vec![0; view.n_cols];
+        for (r, scales) in scales.chunks_exact_mut(row_groups.max(1)).enumerate() {
+            mxfp4_row(view, r, &mut codes, scales);
+        }
+        let middle = f32::from(1u16 << (MXFP4_BITS - 1));
+        let mins = scales.iter().map(|scale| -middle * scale).collect();
+        GroupScales { group_size: Mxfp4View::GROUP, scales, mins }
     }
 
     pub(super) fn fit_f16(&self) -> bool {
@@ -292,11 +308,10 @@ impl AffineScales {
 }
 
 /// Row `r` of an affine weight's codes.
-fn read_codes(view: &AffineView, r: usize, codes: &mut [u8]) {
+pub(super) fn read_affine(view: &AffineView, r: usize, codes: &mut [u8]) {
     // Eight codes are as many bytes as a code has bits.
     let n_bytes = view.bits as usize;
-    let bytes = &view.codes[r * view.n_cols / 8 * n_bytes..][..view.n_cols / 8 * n_bytes];
-    for (bytes, codes) in bytes.chunks_exact(n_bytes).zip(codes.as_chunks_mut::<8>().0) {
+    for (bytes, codes) in view.row_codes(r).chunks_exact(n_bytes).zip(codes.as_chunks_mut::<8>().0) {
         let mut word = [0; 8];
         word[..n_bytes].copy_from_slice(bytes);
         let word = u64::from_le_bytes(word);

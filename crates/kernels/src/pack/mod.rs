@@ -3,15 +3,16 @@
 
 mod codes;
 mod float;
+mod float8;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use base::{AffineView, Bytes, DType, MatrixView};
+use base::{AffineView, Bytes, DType, Fp8View, MatrixView, Mxfp4View};
 use half::{bf16, f16};
 
 use crate::Pool;
 use crate::buffer::Buffer;
-use crate::dequantize::Coding;
+use crate::dequantize::{Coding, MXFP4_BITS, mxfp4_row};
 use crate::lanes::N_LANES;
 use crate::pool::Shared;
 pub(crate) use codes::{block_scale_bytes, group_bytes, groups_per_block, scale_bytes};
@@ -61,6 +62,8 @@ pub(crate) enum Format {
     F32,
     F16,
     BF16,
+    /// 8-bit floats with a scale for each row and run of columns.
+    Fp8,
     Coded(Coding),
 }
 
@@ -100,11 +103,48 @@ impl PackedMatrix {
     /// # Panics
     /// If the parts of the view are not those of its shape, bits and groups.
     pub fn pack_affine(pool: &Pool, view: &AffineView) -> Result<PackedMatrix, PackError> {
-        let scales = codes::AffineScales::read(view);
+        let scales = codes::GroupScales::of_affine(view);
         let coding = Coding::affine(view.bits, view.biases.is_some(), scales.fit_f16());
-        let format = Format::Coded(coding);
-        let mut packed = PackedMatrix::zeroed(pool, format, view.n_rows, view.n_cols, 0)?;
-        packed.fill(pool, |tile, values, to| codes::pack_affine(view, coding, &scales, tile, values, to));
+        let row = |r: usize, codes: &mut [u8]| codes::read_affine(view, r, codes);
+        PackedMatrix::pack_groups(pool, [view.n_rows, view.n_cols], coding, &scales, row)
+    }
+
+    /// The same for 4-bit floats: twice their values are whole numbers, which five bits hold.
+    ///
+    /// # Panics
+    /// If the parts of the view are not those of its shape.
+    pub fn pack_mxfp4(pool: &Pool, view: &Mxfp4View) -> Result<PackedMatrix, PackError> {
+        let scales = codes::GroupScales::of_mxfp4(view);
+        let coding = Coding::affine(MXFP4_BITS, false, scales.fit_f16());
+        let row = |r: usize, codes: &mut [u8]| {
+            mxfp4_row(view, r, codes, &mut vec![0.0; view.n_cols / Mxfp4View::GROUP]);
+        };
+        PackedMatrix::pack_groups(pool, [view.n_rows, view.n_cols], coding, &scales, row)
+    }
+
+    /// The same for 8-bit floats, which stay as they are.
+    ///
+    /// # Panics
+    /// If the parts of the view are not those of its shape.
+    pub fn pack_fp8(pool: &Pool, view: &Fp8View) -> Result<PackedMatrix, PackError> {
+        let mut packed = PackedMatrix::zeroed(pool, Format::Fp8, view.n_rows, view.n_cols, 0)?;
+        packed.fill(pool, |tile, values, scales| float8::pack_tile(view, tile, values, scales));
+        Ok(packed)
+    }
+
+    /// Codes whose rows `read` writes, with one scale and minimum a group.
+    fn pack_groups(
+        pool: &Pool,
+        [n_rows, n_cols]: [usize; 2],
+        coding: Coding,
+        scales: &codes::GroupScales,
+        read: impl Fn(usize, &mut [u8]) + Sync,
+    ) -> Result<PackedMatrix, PackError> {
+        let mut packed = PackedMatrix::zeroed(pool, Format::Coded(coding), n_rows, n_cols, 0)?;
+        let shape = [n_rows, n_cols];
+        packed.fill(pool, |tile, values, to| {
+            codes::pack_groups(shape, coding, scales, &read, tile, values, to)
+        });
         Ok(packed)
     }
 
@@ -159,7 +199,7 @@ impl PackedMatrix {
         let dtype = match self.format {
             Format::F16 => DType::F16,
             Format::BF16 => DType::BF16,
-            Format::F32 | Format::Coded(_) => DType::F32,
+            Format::F32 | Format::Fp8 | Format::Coded(_) => DType::F32,
         };
         let size = dtype.block_bytes();
         let (mut row, mut bytes) = (vec![0.0; self.n_cols], vec![0; self.n_rows * self.n_cols * size]);
@@ -210,6 +250,7 @@ impl PackedMatrix {
             Format::F32 => float::row(DType::F32, values, lane, out),
             Format::F16 => float::row(DType::F16, values, lane, out),
             Format::BF16 => float::row(DType::BF16, values, lane, out),
+            Format::Fp8 => float8::row(values, scales, lane, out),
         }
     }
 
@@ -238,6 +279,7 @@ impl PackedMatrix {
     pub(crate) fn tile_scale_bytes(&self) -> usize {
         match self.format {
             Format::Coded(coding) => codes::tile_scale_bytes(coding, self.first_group, self.n_cols),
+            Format::Fp8 => float8::tile_scale_bytes(self.n_cols),
             _ => 0,
         }
     }
@@ -269,6 +311,7 @@ impl Format {
             Format::Coded(coding) => coding.bits,
             Format::F32 => 32,
             Format::F16 | Format::BF16 => 16,
+            Format::Fp8 => 8,
         }
     }
 }

@@ -9,7 +9,7 @@
 use base::Shard;
 
 use super::{Breakdown, Engine, Step};
-use crate::{Cluster, KvCost, LayerCost, Machine, ModelCost, Part};
+use crate::{Cluster, LayerCost, Machine, ModelCost, Part};
 
 /// Bytes of a value that ranks exchange.
 const EXCHANGED_VALUE_BYTES: f64 = 2.0;
@@ -121,9 +121,9 @@ fn attention_work(model: &ModelCost, layer: &LayerCost, rank: &Rank, step: Step)
     let mut work = Work::default();
     work.add(layer.attention, rank.heads, rank.heads, step.n_rows);
     work.add(layer.replicated, 1.0, 1.0, step.n_rows);
-    let kv_share = match model.kv {
-        KvCost::Heads => rank.heads,
-        KvCost::Latent { .. } => 1.0,
+    let kv_share = match model.spec.latent {
+        None => rank.heads,
+        Some(_) => 1.0,
     };
     work.kv = step.n_cached * model.kv_bytes_per_layer().0 as f64 * kv_share;
     work.flops += step.n_rows * step.n_attended * model.attention_flops * rank.heads;
@@ -142,9 +142,9 @@ fn ffn_work(model: &ModelCost, layer: &LayerCost, rank: &Rank, step: Step) -> Wo
 fn seconds(model: &ModelCost, machine: &Machine, work: Work) -> Breakdown {
     let c = &machine.constants;
     let bandwidth = machine.bandwidth.unwrap_or(f64::INFINITY); // `Group::new` has refused the unknown
-    let kv_reached = match model.kv {
-        KvCost::Heads => c.kv_heads,
-        KvCost::Latent { .. } => c.kv_latent,
+    let kv_reached = match model.spec.latent {
+        None => c.kv_heads,
+        Some(_) => c.kv_latent,
     };
     let weights_s = (work.quantised / c.quantised + work.plain / c.plain) / bandwidth;
     let kv_s = work.kv / (bandwidth * kv_reached);

@@ -3,7 +3,6 @@
 use base::{Bytes, Shard};
 
 use super::{Engine, Layout, Load, StageLayout};
-use crate::model::KvCost;
 use crate::sizes::{StageBytes, part};
 use crate::{BLOCK_LEN_TOKENS, Cluster, ModelCost};
 
@@ -90,8 +89,8 @@ pub(crate) fn kv_per_layer(model: &ModelCost, shard: &Shard, load: Load) -> Byte
     let n_blocks = u64::from(load.context_len.div_ceil(BLOCK_LEN_TOKENS)) * u64::from(load.n_sequences);
     let n_tokens = n_blocks * u64::from(BLOCK_LEN_TOKENS);
     let all = Bytes(model.kv_bytes_per_layer().0.saturating_mul(n_tokens));
-    match model.kv {
-        KvCost::Heads => part(all, &shard.kv_heads, model.spec.n_kv_heads),
-        KvCost::Latent { .. } => all,
+    match model.spec.latent {
+        None => part(all, &shard.kv_heads, model.spec.n_kv_heads),
+        Some(_) => all,
     }
 }

@@ -1,10 +1,14 @@
 //! Reads the header of a GGUF file: metadata, and where each tensor lies. Nothing here trusts a number of the file
 //! before it is compared with the file's size; tensor values are not touched.
 
-use std::{ops::Range, sync::Arc};
+use std::sync::Arc;
 
 use super::{DEFAULT_ALIGNMENT, GgufMetadata, cursor::Cursor, dtype_from_code, metadata::key_label};
-use crate::{TensorInfo, WeightsError, map::Mapped};
+use crate::{
+    TensorInfo, WeightsError,
+    map::Mapped,
+    tensor::{Element, Located},
+};
 
 /// First bytes of every GGUF file.
 pub(crate) const MAGIC: [u8; 4] = *b"GGUF";
@@ -18,7 +22,7 @@ const MAX_DIMS: u32 = 4;
 pub(crate) struct Parsed {
     pub(crate) metadata: GgufMetadata,
     /// Tensors in the file's order, with the bytes of the file that hold their values.
-    pub(crate) tensors: Vec<(TensorInfo, Range<usize>)>,
+    pub(crate) tensors: Vec<Located>,
 }
 
 /// Reads and checks a whole header.
@@ -121,7 +125,7 @@ fn locate(
     cursor: &Cursor<'_>,
     described: Vec<Described>,
     alignment: u64,
-) -> Result<Vec<(TensorInfo, Range<usize>)>, WeightsError> {
+) -> Result<Vec<Located>, WeightsError> {
     let values_at = (cursor.at as u64).next_multiple_of(alignment);
     let file_len = cursor.bytes.len() as u64;
     let mut located = Vec::new();
@@ -148,7 +152,9 @@ fn locate(
             let expected = format!("its {n_bytes} bytes ({dtype} of shape {shape:?}) from {start} on");
             here.malformed(&label, expected, format!("a file of {file_len} bytes"))
         })?;
-        located.push((info, start as usize..end as usize)); // both at most the length of a slice
+        let TensorInfo { name, dtype, shape } = info;
+        let bytes = start as usize..end as usize; // both at most the length of a slice
+        located.push(Located { name, element: Element::Number(dtype), shape, bytes });
     }
     Ok(located)
 }

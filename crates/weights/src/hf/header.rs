@@ -1,13 +1,15 @@
 //! The header of one safetensors file. The `safetensors` crate reads and checks it; this file compares its length
 //! with the file's before, and finds out which tensor is to blame when the crate refuses.
 
-use std::ops::Range;
-
 use base::DType;
 use safetensors::{Dtype as FileDType, SafeTensors};
 use serde_json::Value;
 
-use crate::{TensorInfo, WeightsError, map::Mapped};
+use crate::{
+    WeightsError,
+    map::Mapped,
+    tensor::{Code, Element, Located},
+};
 
 /// The header's own length, in front of it.
 const LEN_BYTES: usize = 8;
@@ -15,7 +17,7 @@ const LEN_BYTES: usize = 8;
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 
 /// Every tensor of a file with the bytes of the file that hold its values.
-pub(super) fn read(map: &Mapped) -> Result<Vec<(TensorInfo, Range<usize>)>, WeightsError> {
+pub(super) fn read(map: &Mapped) -> Result<Vec<Located>, WeightsError> {
     let header = header_bytes(map)?;
     let values_at = LEN_BYTES + header.len();
     let (_, parsed) =
@@ -24,10 +26,15 @@ pub(super) fn read(map: &Mapped) -> Result<Vec<(TensorInfo, Range<usize>)>, Weig
     for name in parsed.offset_keys() {
         let Some(info) = parsed.info(&name) else { continue };
         let (start, end) = info.data_offsets;
-        let dtype = match info.dtype {
-            FileDType::F32 => DType::F32,
-            FileDType::F16 => DType::F16,
-            FileDType::BF16 => DType::BF16,
+        let element = match info.dtype {
+            FileDType::F32 => Element::Number(DType::F32),
+            FileDType::F16 => Element::Number(DType::F16),
+            FileDType::BF16 => Element::Number(DType::BF16),
+            FileDType::U8 => Element::Code(Code::U8),
+            FileDType::I32 => Element::Code(Code::I32),
+            FileDType::U32 => Element::Code(Code::U32),
+            FileDType::I64 => Element::Code(Code::I64),
+            FileDType::F8_E4M3 => Element::Code(Code::F8E4M3),
             other => {
                 return Err(WeightsError::UnknownDType {
                     path: map.path().to_owned(),
@@ -37,8 +44,8 @@ pub(super) fn read(map: &Mapped) -> Result<Vec<(TensorInfo, Range<usize>)>, Weig
                 });
             }
         };
-        let info = TensorInfo { name, dtype, shape: info.shape.clone() };
-        tensors.push((info, values_at + start..values_at + end)); // the crate checked that these lie in the file
+        let bytes = values_at + start..values_at + end; // the crate checked that these lie in the file
+        tensors.push(Located { name, element, shape: info.shape.clone(), bytes });
     }
     Ok(tensors)
 }

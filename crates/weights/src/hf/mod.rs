@@ -8,13 +8,12 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     io::Read,
-    ops::Range,
     path::{Path, PathBuf},
 };
 
 use serde_json::Value;
 
-use crate::{TensorInfo, WeightsError, map::Mapped};
+use crate::{WeightsError, map::Mapped, tensor::Located};
 
 pub use write::Writer;
 
@@ -30,7 +29,7 @@ const MAX_JSON_BYTES: u64 = 64 << 20;
 /// A mapped file and where its tensors lie in it.
 pub(crate) struct Shard {
     pub(crate) map: Mapped,
-    pub(crate) tensors: Vec<(TensorInfo, Range<usize>)>,
+    pub(crate) tensors: Vec<Located>,
 }
 
 /// A directory's `config.json` and its weights.
@@ -126,8 +125,8 @@ impl Index {
             return Err(WeightsError::MissingFile { path, needed_by });
         }
         let mut shard = Shard::open(&path)?;
-        shard.tensors.retain(|(info, _)| listed.contains(info.name.as_str()));
-        let held: BTreeSet<&str> = shard.tensors.iter().map(|(info, _)| info.name.as_str()).collect();
+        shard.tensors.retain(|tensor| listed.contains(tensor.name.as_str()));
+        let held: BTreeSet<&str> = shard.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
         match listed.difference(&held).next() {
             None => Ok(shard),
             Some(tensor) => Err(WeightsError::NotInShard {

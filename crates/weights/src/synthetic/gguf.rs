@@ -6,7 +6,7 @@ use std::{fs::File, io::BufWriter, path::Path};
 use base::DType;
 
 use super::{
-    Arch, Quant, RMS_EPSILON, ROPE_FACTOR, ROPE_ORIGINAL_CONTEXT, Recipe, RecipeError, Rope,
+    Arch, Experts, Quant, RMS_EPSILON, ROPE_FACTOR, ROPE_ORIGINAL_CONTEXT, Recipe, RecipeError, Rope,
     random::write_tensor,
     tensors::Planned,
     vocabulary::{CHAT_TEMPLATE, END_OF_TEXT, SPECIAL, TURN_END, Vocabulary},
@@ -17,6 +17,12 @@ pub(super) const WRITE_BUFFER_BYTES: usize = 1 << 20;
 /// Version of the block formats.
 const QUANTIZATION_VERSION: u32 = 2;
 
+/// The gate's functions, by the format's numbers.
+const SOFTMAX: u32 = 1;
+const SIGMOID: u32 = 2;
+/// What YaRN multiplies the logarithm of its factor by, as the format has it: a tenth of `mscale_all_dim`.
+const YARN_LOG_MULTIPLIER: f32 = 0.1;
+
 /// Kinds of tokens, by the format's numbers.
 const NORMAL: i32 = 1;
 const CONTROL: i32 = 3;
@@ -26,14 +32,21 @@ pub(super) fn write(recipe: &Recipe, planned: &[Planned], path: &Path) -> Result
     let mut writer = Writer::new();
     add_model_keys(&mut writer, recipe);
     add_tokenizer_keys(&mut writer, recipe);
-    for tensor in planned {
-        writer.tensor(tensor.info.clone());
+    let stacks = || planned.chunk_by(|a, b| a.info.name == b.info.name);
+    for stack in stacks() {
+        let mut info = stack[0].info.clone();
+        if stack[0].expert.is_some() {
+            info.shape.insert(0, stack.len());
+        }
+        writer.tensor(info);
     }
     let file = File::create(path).map_err(|source| RecipeError::Io { path: path.to_owned(), source })?;
-    let mut tensors = planned.iter();
+    let mut stacks = stacks();
     writer.write(BufWriter::with_capacity(WRITE_BUFFER_BYTES, file), |info, out| {
-        let Some(tensor) = tensors.next() else { return Ok(()) };
-        write_tensor(out, recipe.seed, tensor, info.dtype, |row| source_row(tensor, row))
+        for tensor in stacks.next().unwrap_or_default() {
+            write_tensor(out, recipe.seed, tensor, info.dtype, |row| source_row(tensor, row))?;
+        }
+        Ok(())
     })?;
     Ok(())
 }
@@ -47,23 +60,28 @@ fn source_row(tensor: &Planned, row: usize) -> usize {
 }
 
 fn add_model_keys(writer: &mut Writer, recipe: &Recipe) {
-    let arch = recipe.arch.name();
+    let arch = recipe.arch.gguf_name();
     writer.metadata("general.architecture", Value::Str(arch.to_owned()));
     writer.metadata("general.type", Value::Str("model".to_owned()));
     writer
         .metadata("general.name", Value::Str(format!("random {arch} {} seed {}", recipe.quant, recipe.seed)));
     writer.metadata("general.file_type", Value::U32(file_type(recipe.quant)));
     writer.metadata("general.quantization_version", Value::U32(QUANTIZATION_VERSION));
+    let latent = recipe.arch == Arch::DeepseekV3;
+    let (key_length, rot_dim) = match latent {
+        true => (recipe.head_dim + recipe.rope_dim(), recipe.rope_dim()),
+        false => (recipe.head_dim, recipe.head_dim),
+    };
     let counts = [
         ("block_count", recipe.n_layers),
         ("context_length", recipe.context),
         ("embedding_length", recipe.hidden),
         ("feed_forward_length", recipe.ffn),
         ("attention.head_count", recipe.n_heads),
-        ("attention.head_count_kv", recipe.n_kv_heads),
-        ("attention.key_length", recipe.head_dim),
+        ("attention.head_count_kv", if latent { recipe.n_heads } else { recipe.n_kv_heads }),
+        ("attention.key_length", key_length),
         ("attention.value_length", recipe.head_dim),
-        ("rope.dimension_count", recipe.head_dim),
+        ("rope.dimension_count", rot_dim),
         ("vocab_size", recipe.vocab),
     ];
     for (key, count) in counts {
@@ -71,6 +89,9 @@ fn add_model_keys(writer: &mut Writer, recipe: &Recipe) {
     }
     writer.metadata(format!("{arch}.rope.freq_base"), Value::F32(recipe.arch.rope_theta()));
     writer.metadata(format!("{arch}.attention.layer_norm_rms_epsilon"), Value::F32(RMS_EPSILON));
+    if let Some(experts) = recipe.experts() {
+        add_expert_keys(writer, recipe, &experts);
+    }
     let scaling = match recipe.rope {
         Rope::Plain | Rope::PerPair => return,
         Rope::Linear => "linear",
@@ -80,6 +101,31 @@ fn add_model_keys(writer: &mut Writer, recipe: &Recipe) {
     writer.metadata(format!("{arch}.rope.scaling.factor"), Value::F32(ROPE_FACTOR));
     let original = Value::U32(ROPE_ORIGINAL_CONTEXT);
     writer.metadata(format!("{arch}.rope.scaling.original_context_length"), original);
+    if latent {
+        writer.metadata(format!("{arch}.rope.scaling.yarn_log_multiplier"), Value::F32(YARN_LOG_MULTIPLIER));
+    }
+}
+
+fn add_expert_keys(writer: &mut Writer, recipe: &Recipe, experts: &Experts) {
+    let arch = recipe.arch.gguf_name();
+    let counts = [
+        ("expert_count", experts.n),
+        ("expert_used_count", experts.top_k),
+        ("expert_feed_forward_length", experts.ffn),
+        ("expert_shared_count", experts.n_shared),
+        ("leading_dense_block_count", experts.n_dense_layers),
+        ("expert_gating_func", if recipe.arch == Arch::Qwen3Moe { SOFTMAX } else { SIGMOID }),
+        ("expert_group_count", experts.n_groups),
+        ("expert_group_used_count", experts.n_top_groups),
+    ];
+    let of_latent =
+        [("attention.q_lora_rank", recipe.q_rank()), ("attention.kv_lora_rank", recipe.kv_rank())];
+    let of_latent = of_latent.into_iter().filter(|_| recipe.arch == Arch::DeepseekV3);
+    for (key, count) in counts.into_iter().chain(of_latent) {
+        writer.metadata(format!("{arch}.{key}"), Value::U32(count));
+    }
+    writer.metadata(format!("{arch}.expert_weights_scale"), Value::F32(experts.scale));
+    writer.metadata(format!("{arch}.expert_weights_norm"), Value::Bool(true));
 }
 
 fn add_tokenizer_keys(writer: &mut Writer, recipe: &Recipe) {

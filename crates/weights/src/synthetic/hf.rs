@@ -10,7 +10,7 @@ use base::DType;
 use serde_json::{Value, json};
 
 use super::{
-    Arch, Quant, RMS_EPSILON, ROPE_FACTOR, ROPE_ORIGINAL_CONTEXT, Recipe, RecipeError, Rope,
+    Arch, Experts, Quant, RMS_EPSILON, ROPE_FACTOR, ROPE_ORIGINAL_CONTEXT, Recipe, RecipeError, Rope,
     gguf::WRITE_BUFFER_BYTES,
     random::write_tensor,
     tensors::Planned,
@@ -31,9 +31,7 @@ pub(super) fn write(
         Quant::Uniform(dtype) if dtype.block_len() == 1 => dtype,
         _ => return Err(RecipeError::HfDType { found: recipe.quant }),
     };
-    write_json(dir, "config.json", &config(recipe, dtype))?;
-    write_json(dir, "tokenizer.json", &tokenizer(recipe))?;
-    write_json(dir, "tokenizer_config.json", &tokenizer_config())?;
+    write_texts(recipe, dir, dtype, &[])?;
     let mut weight_map = serde_json::Map::new();
     let mut total = 0;
     for (i, tensors) in share_out(planned, n_shards as usize).into_iter().enumerate() {
@@ -52,6 +50,22 @@ pub(super) fn write(
         write_json(dir, "model.safetensors.index.json", &index)?;
     }
     Ok(())
+}
+
+/// The files beside the weights; `more` is added to the configuration.
+pub(super) fn write_texts(
+    recipe: &Recipe,
+    dir: &Path,
+    dtype: DType,
+    more: &[(&'static str, Value)],
+) -> Result<(), RecipeError> {
+    let mut config = config(recipe, dtype);
+    for (key, value) in more {
+        config[key] = value.clone();
+    }
+    write_json(dir, "config.json", &config)?;
+    write_json(dir, "tokenizer.json", &tokenizer(recipe))?;
+    write_json(dir, "tokenizer_config.json", &tokenizer_config())
 }
 
 /// Cuts the list into runs of about the same number of values, none empty.
@@ -96,13 +110,16 @@ fn config(recipe: &Recipe, dtype: DType) -> Value {
         Arch::Llama => ("LlamaForCausalLM", false),
         Arch::Qwen2 => ("Qwen2ForCausalLM", true),
         Arch::Qwen3 => ("Qwen3ForCausalLM", false),
+        Arch::DeepseekV3 => ("DeepseekV3ForCausalLM", false),
+        Arch::Qwen3Moe => ("Qwen3MoeForCausalLM", false),
+        Arch::Glm4Moe => ("Glm4MoeForCausalLM", true),
     };
     let dtype = match dtype {
         DType::F16 => "float16",
         DType::BF16 => "bfloat16",
         _ => "float32",
     };
-    json!({
+    let mut config = json!({
         "architectures": [class],
         "model_type": recipe.arch.name(),
         "hidden_size": recipe.hidden,
@@ -115,7 +132,7 @@ fn config(recipe: &Recipe, dtype: DType) -> Value {
         "max_position_embeddings": recipe.context,
         "rms_norm_eps": shortest(RMS_EPSILON),
         "rope_theta": recipe.arch.rope_theta(),
-        "rope_scaling": rope_scaling(recipe.rope),
+        "rope_scaling": rope_scaling(recipe),
         "hidden_act": "silu",
         "attention_bias": bias,
         "mlp_bias": false,
@@ -125,11 +142,62 @@ fn config(recipe: &Recipe, dtype: DType) -> Value {
         "bos_token_id": vocabulary.special_id(END_OF_TEXT),
         "eos_token_id": vocabulary.special_id(TURN_END),
         "pad_token_id": vocabulary.special_id(END_OF_TEXT),
-    })
+    });
+    let of_latent = || {
+        vec![
+            ("q_lora_rank", json!(recipe.q_rank())),
+            ("kv_lora_rank", json!(recipe.kv_rank())),
+            ("qk_nope_head_dim", json!(recipe.head_dim)),
+            ("qk_rope_head_dim", json!(recipe.rope_dim())),
+            ("v_head_dim", json!(recipe.head_dim)),
+            ("num_key_value_heads", json!(recipe.n_heads)),
+        ]
+    };
+    let of_arch = match recipe.arch {
+        Arch::DeepseekV3 => of_latent(),
+        Arch::Qwen3Moe => vec![
+            ("num_experts", json!(recipe.experts().map(|e| e.n))),
+            ("decoder_sparse_step", json!(1)),
+            ("mlp_only_layers", json!([])),
+        ],
+        Arch::Glm4Moe => vec![("use_qk_norm", json!(true)), ("partial_rotary_factor", json!(0.5))],
+        Arch::Llama | Arch::Qwen2 | Arch::Qwen3 => vec![],
+    };
+    let of_experts = recipe.experts().map(|experts| expert_config(&experts)).unwrap_or_default();
+    for (key, value) in of_arch.into_iter().chain(of_experts) {
+        config[key] = value;
+    }
+    config
 }
 
-fn rope_scaling(rope: Rope) -> Value {
-    match rope {
+fn expert_config(experts: &Experts) -> Vec<(&'static str, Value)> {
+    vec![
+        ("moe_intermediate_size", json!(experts.ffn)),
+        ("n_routed_experts", json!(experts.n)),
+        ("n_shared_experts", json!(experts.n_shared)),
+        ("num_experts_per_tok", json!(experts.top_k)),
+        ("n_group", json!(experts.n_groups)),
+        ("topk_group", json!(experts.n_top_groups)),
+        ("first_k_dense_replace", json!(experts.n_dense_layers)),
+        ("moe_layer_freq", json!(1)),
+        ("topk_method", json!("noaux_tc")),
+        ("scoring_func", json!("sigmoid")),
+        ("norm_topk_prob", json!(true)),
+        ("routed_scaling_factor", json!(shortest(experts.scale))),
+    ]
+}
+
+fn rope_scaling(recipe: &Recipe) -> Value {
+    match recipe.rope {
+        Rope::Yarn if recipe.arch == Arch::DeepseekV3 => json!({
+            "type": "yarn",
+            "factor": ROPE_FACTOR,
+            "original_max_position_embeddings": ROPE_ORIGINAL_CONTEXT,
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+        }),
         Rope::Plain | Rope::PerPair => Value::Null,
         Rope::Linear => json!({"rope_type": "linear", "factor": ROPE_FACTOR}),
         Rope::Yarn => json!({
@@ -154,7 +222,7 @@ fn tokenizer(recipe: &Recipe) -> Value {
     let byte_level = |use_regex: bool| json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex });
     let (normalizer, first_split) = match recipe.arch {
         Arch::Llama => (Value::Null, json!({ "type": "Digits", "individual_digits": true })),
-        Arch::Qwen2 | Arch::Qwen3 => (
+        _ => (
             json!({ "type": "NFC" }),
             json!({ "type": "Split", "pattern": { "Regex": QWEN_SPLIT }, "behavior": "Isolated", "invert": false }),
         ),

@@ -4,6 +4,7 @@
 
 mod gguf;
 mod hf;
+mod packed;
 mod random;
 mod tensors;
 mod vocabulary;
@@ -13,6 +14,7 @@ use std::{fmt, fs, io, path::Path, str::FromStr};
 use base::{Bytes, DType};
 
 use crate::WriteError;
+pub use packed::Packing;
 use tensors::Planned;
 
 /// The smallest vocabulary: every byte and the special tokens.
@@ -66,7 +68,28 @@ pub enum Arch {
     Llama,
     Qwen2,
     Qwen3,
+    DeepseekV3,
+    Qwen3Moe,
+    Glm4Moe,
 }
+
+/// Widths and counts of latent attention and experts, which follow from a recipe's others.
+#[derive(Clone, Copy)]
+struct Experts {
+    n: u32,
+    top_k: u32,
+    n_groups: u32,
+    n_top_groups: u32,
+    /// First layers that have none.
+    n_dense_layers: u32,
+    /// Width of one.
+    ffn: u32,
+    n_shared: u32,
+    scale: f32,
+}
+
+/// Latents' widths are multiples of this, so that every 32-value format fits.
+const LATENT_UNIT: u32 = 32;
 
 /// How a model stretches its positions, each way with one fixed set of numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +150,12 @@ pub enum RecipeError {
         /// The recipe's format.
         found: Quant,
     },
+    /// An architecture whose GGUF files are not known here.
+    #[error("a GGUF file of {found}: expected another architecture\nhint: write a Hugging Face directory")]
+    GgufArch {
+        /// The recipe's architecture.
+        found: Arch,
+    },
     /// A rope that a Hugging Face configuration has no words for.
     #[error(
         "a Hugging Face directory has no factors for each pair of values\nhint: write this recipe as GGUF"
@@ -186,6 +215,59 @@ impl Recipe {
         ]
     }
 
+    /// The same of models with experts.
+    pub fn expert_family() -> [(&'static str, Recipe); 4] {
+        let tiny = Recipe::tiny(Arch::DeepseekV3);
+        [
+            ("tiny-deepseek", Recipe { n_layers: 3, ..tiny.clone() }),
+            ("tiny-deepseek-yarn", Recipe { rope: Rope::Yarn, ..tiny }),
+            ("tiny-qwen3-moe", Recipe::tiny(Arch::Qwen3Moe)),
+            ("tiny-glm4-moe", Recipe::tiny(Arch::Glm4Moe)),
+        ]
+    }
+
+    /// Experts of the architectures that have them.
+    fn experts(&self) -> Option<Experts> {
+        let chosen_in_groups = Experts {
+            n: 8,
+            top_k: 3,
+            n_groups: 4,
+            n_top_groups: 2,
+            n_dense_layers: 1,
+            ffn: self.ffn / 2,
+            n_shared: 1,
+            scale: 2.5,
+        };
+        match self.arch {
+            Arch::Llama | Arch::Qwen2 | Arch::Qwen3 => None,
+            Arch::DeepseekV3 => Some(chosen_in_groups),
+            Arch::Glm4Moe => Some(Experts { n_groups: 1, n_top_groups: 1, ..chosen_in_groups }),
+            Arch::Qwen3Moe => Some(Experts {
+                n_groups: 1,
+                n_top_groups: 1,
+                n_dense_layers: 0,
+                n_shared: 0,
+                scale: 1.0,
+                ..chosen_in_groups
+            }),
+        }
+    }
+
+    /// Width of the latent of keys and values.
+    fn kv_rank(&self) -> u32 {
+        (self.hidden / 2 / LATENT_UNIT).max(1) * LATENT_UNIT
+    }
+
+    /// Width of the latent of queries.
+    fn q_rank(&self) -> u32 {
+        self.kv_rank() + LATENT_UNIT
+    }
+
+    /// Width of the rotated part of a head with latent attention, beside `head_dim` values without rotation.
+    fn rope_dim(&self) -> u32 {
+        self.head_dim / 4 * 2
+    }
+
     /// The benchmark model: a llama of 1.1 billion parameters in Q4_0.
     pub fn one_billion() -> Recipe {
         Recipe {
@@ -217,6 +299,9 @@ impl Recipe {
 
     /// Writes a GGUF file.
     pub fn write_gguf(&self, path: impl AsRef<Path>) -> Result<(), RecipeError> {
+        if !self.arch.has_gguf() {
+            return Err(RecipeError::GgufArch { found: self.arch });
+        }
         gguf::write(self, &self.checked_plan()?, path.as_ref())
     }
 
@@ -238,6 +323,13 @@ impl Recipe {
         let dir = dir.as_ref();
         fs::create_dir_all(dir).map_err(|source| RecipeError::Io { path: dir.to_owned(), source })?;
         hf::write(self, &planned, dir, n_shards)
+    }
+
+    /// Writes a Hugging Face directory with one safetensors file in which matrices are codes with scales apart.
+    pub fn write_hf_packed(&self, dir: impl AsRef<Path>, packing: Packing) -> Result<(), RecipeError> {
+        let (planned, dir) = (self.checked_plan()?, dir.as_ref());
+        fs::create_dir_all(dir).map_err(|source| RecipeError::Io { path: dir.to_owned(), source })?;
+        packed::write(self, &planned, dir, packing)
     }
 
     fn checked_plan(&self) -> Result<Vec<Planned>, RecipeError> {
@@ -293,22 +385,41 @@ fn check(what: &'static str, found: u64, least: u64, most: u64) -> Result<(), Re
 
 impl Arch {
     /// Every architecture.
-    pub const ALL: [Arch; 3] = [Arch::Llama, Arch::Qwen2, Arch::Qwen3];
+    pub const ALL: [Arch; 6] =
+        [Arch::Llama, Arch::Qwen2, Arch::Qwen3, Arch::DeepseekV3, Arch::Qwen3Moe, Arch::Glm4Moe];
 
-    /// Its name in both formats.
+    /// Its name in a `config.json`.
     pub fn name(self) -> &'static str {
         match self {
             Arch::Llama => "llama",
             Arch::Qwen2 => "qwen2",
             Arch::Qwen3 => "qwen3",
+            Arch::DeepseekV3 => "deepseek_v3",
+            Arch::Qwen3Moe => "qwen3_moe",
+            Arch::Glm4Moe => "glm4_moe",
+        }
+    }
+
+    /// Whether it can be written as GGUF.
+    pub fn has_gguf(self) -> bool {
+        self != Arch::Glm4Moe
+    }
+
+    /// Its name in a GGUF file.
+    pub fn gguf_name(self) -> &'static str {
+        match self {
+            Arch::DeepseekV3 => "deepseek2",
+            Arch::Qwen3Moe => "qwen3moe",
+            Arch::Glm4Moe => "glm4moe",
+            _ => self.name(),
         }
     }
 
     /// Base of the rope frequencies.
     fn rope_theta(self) -> f32 {
         match self {
-            Arch::Llama => 10_000.0,
-            Arch::Qwen2 | Arch::Qwen3 => 1_000_000.0,
+            Arch::Llama | Arch::DeepseekV3 => 10_000.0,
+            Arch::Qwen2 | Arch::Qwen3 | Arch::Qwen3Moe | Arch::Glm4Moe => 1_000_000.0,
         }
     }
 }

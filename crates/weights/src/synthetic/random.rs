@@ -43,22 +43,28 @@ pub(super) fn write_tensor(
 }
 
 /// FNV-1a over the name, started from the seed.
-fn tensor_seed(seed: u64, name: &str) -> u64 {
+pub(super) fn tensor_seed(seed: u64, name: &str) -> u64 {
     let start = 0xcbf2_9ce4_8422_2325 ^ mix(seed);
     name.bytes().fold(start, |hash, b| (hash ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
 /// SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
-struct Random(u64);
+pub(super) struct Random(u64);
 
 impl Random {
-    fn new(seed: u64, stream: u64) -> Random {
+    pub(super) fn new(seed: u64, stream: u64) -> Random {
         Random(mix(seed ^ mix(stream)))
     }
 
-    fn word(&mut self) -> u64 {
+    pub(super) fn word(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mix(self.0)
+    }
+
+    pub(super) fn bytes(&mut self, n: usize) -> Vec<u8> {
+        let mut bytes = vec![0; n];
+        self.fill(&mut bytes);
+        bytes
     }
 
     fn fill(&mut self, bytes: &mut [u8]) {
@@ -77,7 +83,7 @@ fn mix(mut z: u64) -> u64 {
 }
 
 /// Uniform in -1..1 from 24 bits.
-fn unit(bits: u64) -> f32 {
+pub(super) fn unit(bits: u64) -> f32 {
     (bits & 0xff_ffff) as f32 / (1 << 23) as f32 - 1.0
 }
 

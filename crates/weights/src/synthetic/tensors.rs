@@ -6,7 +6,7 @@
 
 use base::DType;
 
-use super::{Arch, Quant, Recipe, Rope};
+use super::{Arch, Experts, Quant, Recipe, Rope};
 use crate::TensorInfo;
 
 /// Spread of the logits.
@@ -16,10 +16,14 @@ const ATTENTION_GAIN: f32 = 1.5;
 /// With a tied head the embedding is as small as the head, and what layers add is larger by this factor; else the
 /// likeliest next token would be the last one again.
 const TIED_BRANCH_GAIN: f32 = 3.0;
+/// The gate's logits are this much larger, so that it prefers some experts.
+const ROUTER_GAIN: f32 = 2.0;
 /// Half-width of the noise on norm weights.
 const NORM_SPREAD: f32 = 0.1;
 /// Factors that divide the frequencies of rope's pairs.
 const ROPE_FACTORS: Fill = Fill::Around { mean: 4.0, spread: 3.0 };
+/// What corrects the choice of experts: above zero with the score, as every reader expects.
+const CORRECTION: Fill = Fill::Around { mean: 0.25, spread: 0.125 };
 /// Half-width of the biases.
 const BIAS_SPREAD: f32 = 0.3;
 
@@ -29,6 +33,8 @@ pub(super) struct Planned {
     pub(super) info: TensorInfo,
     pub(super) hf_name: String,
     pub(super) fill: Fill,
+    /// Which expert it belongs to; a GGUF file stacks all under one name.
+    pub(super) expert: Option<u32>,
     /// Rows of this many heads lie interleaved in GGUF: the two halves that rope turns together become neighbours.
     pub(super) interleaved_heads: Option<usize>,
 }
@@ -67,53 +73,152 @@ pub(super) fn plan(recipe: &Recipe) -> Vec<Planned> {
     all
 }
 
+/// The tensors of one layer, as they are named and stored there.
+struct Layer<'a> {
+    recipe: &'a Recipe,
+    layer: u32,
+    /// The format of most matrices, and of those that the mix keeps more exact.
+    plain: DType,
+    better: DType,
+    all: Vec<Planned>,
+}
+
 fn plan_layer(recipe: &Recipe, layer: u32) -> Vec<Planned> {
-    let (hidden, ffn) = (recipe.hidden as usize, recipe.ffn as usize);
-    let (n_heads, n_kv_heads) = (recipe.n_heads as usize, recipe.n_kv_heads as usize);
-    let head_dim = recipe.head_dim as usize;
-    let (q, kv) = (n_heads * head_dim, n_kv_heads * head_dim);
     let (plain, better) = layer_dtypes(recipe, layer);
-    let branch_gain = if recipe.tied { TIED_BRANCH_GAIN } else { 1.0 };
-    let names = |gguf: &str, hf: &str| (format!("blk.{layer}.{gguf}"), format!("model.layers.{layer}.{hf}"));
-    let linear = |gguf: &str, hf: &str, dtype, n_out: usize, n_in: usize, gain: f32| {
-        let (gguf, hf) = names(gguf, hf);
-        matrix(&gguf, &hf, dtype, [n_out, n_in], gain / (n_in as f32).sqrt())
-    };
-    let norm = |gguf: &str, hf: &str, n: usize, mean: f32| {
-        let (gguf, hf) = names(gguf, hf);
-        norm(&gguf, &hf, n, mean)
-    };
-    let bias = |gguf: &str, hf: &str, n: usize| {
-        let (gguf, hf) = names(gguf, hf);
-        let fill = Fill::Around { mean: 0.0, spread: BIAS_SPREAD };
-        planned(format!("{gguf}.bias"), format!("{hf}.bias"), DType::F32, vec![n], fill)
-    };
-    // queries and keys, whose rows the llama architecture interleaves
-    let mut wq = linear("attn_q", "self_attn.q_proj", plain, q, hidden, ATTENTION_GAIN);
-    let mut wk = linear("attn_k", "self_attn.k_proj", plain, kv, hidden, ATTENTION_GAIN);
-    if recipe.arch == Arch::Llama {
-        (wq.interleaved_heads, wk.interleaved_heads) = (Some(n_heads), Some(n_kv_heads));
-    }
-    let mut all = vec![norm("attn_norm", "input_layernorm", hidden, 1.0), wq, wk];
-    all.push(linear("attn_v", "self_attn.v_proj", better, kv, hidden, 1.0));
-    all.push(linear("attn_output", "self_attn.o_proj", plain, hidden, q, branch_gain));
+    let mut l = Layer { recipe, layer, plain, better, all: Vec::new() };
+    let hidden = recipe.hidden as usize;
+    l.norm("attn_norm", "input_layernorm", hidden, 1.0);
     match recipe.arch {
-        Arch::Llama => {}
-        Arch::Qwen2 => {
-            all.push(bias("attn_q", "self_attn.q_proj", q));
-            all.push(bias("attn_k", "self_attn.k_proj", kv));
-            all.push(bias("attn_v", "self_attn.v_proj", kv));
+        Arch::DeepseekV3 => l.latent_attention(),
+        _ => l.attention(),
+    }
+    l.norm("ffn_norm", "post_attention_layernorm", hidden, 1.0);
+    match recipe.experts().filter(|experts| layer >= experts.n_dense_layers) {
+        Some(experts) => l.experts(&experts),
+        None => l.mlp(["ffn_gate", "ffn_up", "ffn_down"], "mlp", recipe.ffn as usize),
+    }
+    l.all
+}
+
+impl Layer<'_> {
+    fn names(&self, gguf: &str, hf: &str) -> (String, String) {
+        (format!("blk.{}.{gguf}", self.layer), format!("model.layers.{}.{hf}", self.layer))
+    }
+
+    fn linear(
+        &mut self,
+        gguf: &str,
+        hf: &str,
+        dtype: DType,
+        [n_out, n_in]: [usize; 2],
+        gain: f32,
+    ) -> &mut Planned {
+        let (gguf, hf) = self.names(gguf, hf);
+        let i = self.all.len();
+        self.all.push(matrix(&gguf, &hf, dtype, [n_out, n_in], gain / (n_in as f32).sqrt()));
+        &mut self.all[i]
+    }
+
+    fn norm(&mut self, gguf: &str, hf: &str, n: usize, mean: f32) {
+        let (gguf, hf) = self.names(gguf, hf);
+        self.all.push(norm(&gguf, &hf, n, mean));
+    }
+
+    fn bias(&mut self, gguf: &str, hf: &str, n: usize) {
+        let (gguf, hf) = self.names(gguf, hf);
+        let fill = Fill::Around { mean: 0.0, spread: BIAS_SPREAD };
+        self.all.push(planned(format!("{gguf}.bias"), format!("{hf}.bias"), DType::F32, vec![n], fill));
+    }
+
+    /// What a layer adds to its input is larger where the head is tied.
+    fn branch_gain(&self) -> f32 {
+        if self.recipe.tied { TIED_BRANCH_GAIN } else { 1.0 }
+    }
+
+    fn attention(&mut self) {
+        let (recipe, plain, better) = (self.recipe, self.plain, self.better);
+        let [hidden, n_heads, n_kv_heads, head_dim] =
+            [recipe.hidden, recipe.n_heads, recipe.n_kv_heads, recipe.head_dim].map(|n| n as usize);
+        let (q, kv, branch_gain) = (n_heads * head_dim, n_kv_heads * head_dim, self.branch_gain());
+        // queries and keys, whose rows the llama architecture interleaves
+        let interleaved = |n: usize| (recipe.arch == Arch::Llama).then_some(n);
+        self.linear("attn_q", "self_attn.q_proj", plain, [q, hidden], ATTENTION_GAIN).interleaved_heads =
+            interleaved(n_heads);
+        self.linear("attn_k", "self_attn.k_proj", plain, [kv, hidden], ATTENTION_GAIN).interleaved_heads =
+            interleaved(n_kv_heads);
+        self.linear("attn_v", "self_attn.v_proj", better, [kv, hidden], 1.0);
+        self.linear("attn_output", "self_attn.o_proj", plain, [hidden, q], branch_gain);
+        match recipe.arch {
+            Arch::Llama | Arch::DeepseekV3 => {}
+            Arch::Qwen2 | Arch::Glm4Moe => {
+                self.bias("attn_q", "self_attn.q_proj", q);
+                self.bias("attn_k", "self_attn.k_proj", kv);
+                self.bias("attn_v", "self_attn.v_proj", kv);
+            }
+            Arch::Qwen3 | Arch::Qwen3Moe => {}
         }
-        Arch::Qwen3 => {
-            all.push(norm("attn_q_norm", "self_attn.q_norm", head_dim, ATTENTION_GAIN));
-            all.push(norm("attn_k_norm", "self_attn.k_norm", head_dim, ATTENTION_GAIN));
+        if matches!(recipe.arch, Arch::Qwen3 | Arch::Qwen3Moe | Arch::Glm4Moe) {
+            self.norm("attn_q_norm", "self_attn.q_norm", head_dim, ATTENTION_GAIN);
+            self.norm("attn_k_norm", "self_attn.k_norm", head_dim, ATTENTION_GAIN);
         }
     }
-    all.push(norm("ffn_norm", "post_attention_layernorm", hidden, 1.0));
-    all.push(linear("ffn_gate", "mlp.gate_proj", plain, ffn, hidden, 1.0));
-    all.push(linear("ffn_up", "mlp.up_proj", plain, ffn, hidden, 1.0));
-    all.push(linear("ffn_down", "mlp.down_proj", better, hidden, ffn, branch_gain));
-    all
+
+    fn latent_attention(&mut self) {
+        let (recipe, plain, branch_gain) = (self.recipe, self.plain, self.branch_gain());
+        let sizes = [
+            recipe.hidden,
+            recipe.n_heads,
+            recipe.head_dim,
+            recipe.rope_dim(),
+            recipe.q_rank(),
+            recipe.kv_rank(),
+        ];
+        let [hidden, n_heads, head_dim, rope_dim, q_rank, kv_rank] = sizes.map(|n| n as usize);
+        let q = n_heads * (head_dim + rope_dim);
+        self.linear("attn_q_a", "self_attn.q_a_proj", plain, [q_rank, hidden], 1.0);
+        self.norm("attn_q_a_norm", "self_attn.q_a_layernorm", q_rank, 1.0);
+        self.linear("attn_q_b", "self_attn.q_b_proj", plain, [q, q_rank], ATTENTION_GAIN);
+        let down = [kv_rank + rope_dim, hidden];
+        self.linear("attn_kv_a_mqa", "self_attn.kv_a_proj_with_mqa", plain, down, ATTENTION_GAIN);
+        self.norm("attn_kv_a_norm", "self_attn.kv_a_layernorm", kv_rank, 1.0);
+        let up = [n_heads * 2 * head_dim, kv_rank];
+        self.linear("attn_kv_b", "self_attn.kv_b_proj", plain, up, ATTENTION_GAIN);
+        let o = [hidden, n_heads * head_dim];
+        self.linear("attn_output", "self_attn.o_proj", plain, o, branch_gain);
+    }
+
+    /// A gated feed-forward layer.
+    fn mlp(&mut self, [gate, up, down]: [&str; 3], hf: &str, ffn: usize) {
+        let (hidden, branch_gain) = (self.recipe.hidden as usize, self.branch_gain());
+        let (plain, better) = (self.plain, self.better);
+        self.linear(gate, &format!("{hf}.gate_proj"), plain, [ffn, hidden], 1.0);
+        self.linear(up, &format!("{hf}.up_proj"), plain, [ffn, hidden], 1.0);
+        self.linear(down, &format!("{hf}.down_proj"), better, [hidden, ffn], branch_gain);
+    }
+
+    fn experts(&mut self, experts: &Experts) {
+        let (hidden, ffn) = (self.recipe.hidden as usize, experts.ffn as usize);
+        let (branch_gain, n) = (self.branch_gain(), experts.n as usize);
+        self.linear("ffn_gate_inp", "mlp.gate", DType::F32, [n, hidden], ROUTER_GAIN);
+        if self.recipe.arch != Arch::Qwen3Moe {
+            let (gguf, hf) = self.names("exp_probs_b.bias", "mlp.gate.e_score_correction_bias");
+            self.all.push(planned(gguf, hf, DType::F32, vec![n], CORRECTION));
+        }
+        for (gguf, hf, shape, gain) in [
+            ("ffn_gate_exps", "gate_proj", [ffn, hidden], 1.0),
+            ("ffn_up_exps", "up_proj", [ffn, hidden], 1.0),
+            ("ffn_down_exps", "down_proj", [hidden, ffn], branch_gain),
+        ] {
+            let dtype = if shape[0] == hidden { self.better } else { self.plain };
+            for e in 0..experts.n {
+                self.linear(gguf, &format!("mlp.experts.{e}.{hf}"), dtype, shape, gain).expert = Some(e);
+            }
+        }
+        if experts.n_shared > 0 {
+            let names = ["ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp"];
+            self.mlp(names, "mlp.shared_experts", ffn * experts.n_shared as usize);
+        }
+    }
 }
 
 /// A layer's format, and that of the matrices which the mix keeps more exact in some layers: the first and the last
@@ -139,5 +244,5 @@ fn norm(gguf: &str, hf: &str, n: usize, mean: f32) -> Planned {
 }
 
 fn planned(name: String, hf_name: String, dtype: DType, shape: Vec<usize>, fill: Fill) -> Planned {
-    Planned { info: TensorInfo { name, dtype, shape }, hf_name, fill, interleaved_heads: None }
+    Planned { info: TensorInfo { name, dtype, shape }, hf_name, fill, expert: None, interleaved_heads: None }
 }

@@ -26,6 +26,7 @@ pub(crate) fn plan(tp: u32, pp: u32, collectives: Collectives) -> Plan {
         layers: vec![layer; 4],
         embedding: Bytes(8192),
         head: None,
+        latent: Some(48),
     };
     let nodes = vec![Node {
         id: NodeId(3),
