@@ -116,14 +116,17 @@ pub(crate) fn string_method(value: &Value, method: &str, args: &[Value]) -> Resu
         "rsplit" => {
             let (separator, at_most): (&str, Option<i64>) = from_args(args)?;
             let n = at_most.and_then(|n| usize::try_from(n).ok()).map_or(usize::MAX, |n| n.saturating_add(1));
-            let mut parts: Vec<&str> = text.rsplitn(n, separator).collect();
+            let mut parts: Vec<String> = text.rsplitn(n, separator).map(str::to_owned).collect();
             parts.reverse();
             Value::from(parts)
         }
         "partition" => {
             let (separator,): (&str,) = from_args(args)?;
-            let parts = text.split_once(separator).map_or([text, "", ""], |(a, b)| [a, separator, b]);
-            Value::from(parts.to_vec())
+            let (before, found, after) = match text.split_once(separator) {
+                Some((before, after)) => (before, separator, after),
+                None => (text, "", ""),
+            };
+            Value::from([before, found, after].map(str::to_owned).to_vec())
         }
         "removeprefix" => {
             let (prefix,): (&str,) = from_args(args)?;
