@@ -5,15 +5,19 @@ mod conformance;
 mod worlds;
 
 use std::{
-    sync::Barrier,
+    sync::{
+        Barrier,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
     time::{Duration, Instant},
 };
 
 use base::RankId;
 use collective::{CollectiveError, Group, Mesh, SLICES_FROM_BYTES, World};
 use conformance::on_every_rank;
-use transport::LinkError;
-use worlds::{memory, memory_controls, memory_within, mixed, shm, tcp};
+use transport::{LinkError, Medium};
+use worlds::{media, memory, memory_controls, memory_controls_within, memory_within, mixed, shm, tcp, verbs};
 
 #[test]
 fn a_cut_link_is_an_error_on_every_rank() {
@@ -93,7 +97,7 @@ fn culprit(error: &CollectiveError) -> RankId {
 #[test]
 fn a_killed_rank_is_named_by_all_others() {
     for len in [1, 577, SLICES_FROM_BYTES] {
-        for worlds in [memory(4), shm(3), tcp(4), mixed(5)] {
+        for worlds in [memory(4), shm(3), tcp(4), verbs(3), mixed(5)] {
             let started = Instant::now();
             on_every_rank(worlds, |world| {
                 let me = world.me();
@@ -168,9 +172,89 @@ fn a_slow_rank_is_waited_for() {
     });
 }
 
+/// Whatever the links are like: every rank has the sum.
+#[test]
+fn links_of_the_whole_catalogue_carry_sums() {
+    for medium in Medium::CATALOGUE {
+        on_every_rank(media(3, medium), |world| {
+            let mut group = Mesh::whole(world.shared()).unwrap();
+            for len in [1, 4_000, SLICES_FROM_BYTES] {
+                let mut x = vec![1.0_f32; len];
+                group.all_reduce((&mut x[..]).into()).unwrap();
+                assert!(x.iter().all(|x| *x == 3.0), "{}", medium.name);
+            }
+        });
+    }
+}
+
+/// A link that stops and goes on, as a cable that is pulled and plugged in again within the patience of TCP.
+#[test]
+fn a_flapping_link_is_waited_for() {
+    let (worlds, controls) = memory_controls(3);
+    let is_over = AtomicBool::new(false);
+    thread::scope(|s| {
+        s.spawn(|| {
+            for i in 0..20_000 {
+                controls[i % 3][(i + 1) % 3].hold(i % 2 == 0);
+                controls[(i + 1) % 3][i % 3].hold(i % 4 < 2);
+                thread::sleep(Duration::from_micros(200));
+                if is_over.load(Ordering::Relaxed) {
+                    break;
+                }
+                controls.iter().flatten().for_each(|control| control.hold(false));
+            }
+            controls.iter().flatten().for_each(|control| control.hold(false));
+        });
+        on_every_rank(worlds, |world| {
+            let mut group = Mesh::whole(world.shared()).unwrap();
+            for len in [1, 577, SLICES_FROM_BYTES].repeat(10) {
+                let mut x = vec![1.0_f32; len];
+                group.all_reduce((&mut x[..]).into()).unwrap();
+                assert!(x.iter().all(|x| *x == 3.0));
+            }
+        });
+        is_over.store(true, Ordering::Relaxed);
+    });
+}
+
+/// One direction is dead and nobody says so: the deadline does, and everybody hears whose link it is.
+#[test]
+fn a_half_open_link_ends_at_the_deadline_on_every_rank() {
+    let (worlds, controls) = memory_controls_within(3, Duration::from_millis(100));
+    controls[1][2].hold(true);
+    on_every_rank(worlds, |world| {
+        let me = world.me();
+        let mut group = Mesh::whole(world.shared()).unwrap();
+        let error = (0..3).find_map(|_| group.all_reduce((&mut [1.0_f32; 5][..]).into()).err()).unwrap();
+        assert!([1, 2].contains(&culprit(&error).0), "on {me}: {error}");
+    });
+}
+
+#[test]
+fn lost_and_overtaken_messages_are_errors_on_every_rank() {
+    for is_lost in [true, false] {
+        let (worlds, controls) = memory_controls(3);
+        match is_lost {
+            true => controls[0][1].lose(0.2, 1),
+            false => controls[0][1].reorder(0.2, 1),
+        }
+        on_every_rank(worlds, |world| {
+            let mut group = Mesh::whole(world.shared()).unwrap();
+            let mut sum = || {
+                let mut x = [1.0_f32; 9];
+                let done = group.all_reduce((&mut x[..]).into());
+                assert!(done.is_err() || x == [3.0; 9], "a wrong sum");
+                done.err()
+            };
+            let error = (0..100).find_map(|_| sum()).unwrap();
+            assert!([0, 1].contains(&culprit(&error).0), "{error}");
+        });
+    }
+}
+
 #[test]
 fn a_late_message_is_refused() {
-    for worlds in [memory(2), shm(2), tcp(2)] {
+    for worlds in [memory(2), shm(2), tcp(2), verbs(2)] {
         let met = Barrier::new(2);
         on_every_rank(worlds, |world| {
             let (me, met) = (world.me(), &met);

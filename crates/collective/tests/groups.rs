@@ -8,7 +8,7 @@ use base::RankId;
 use collective::{CollectiveError, Group, Mesh, SLICES_FROM_BYTES, Solo, World};
 use conformance::{group_conformance, in_rank_order, on_every_rank, sample};
 use proptest::prelude::*;
-use worlds::{memory, memory_controls, mixed, shm, tcp};
+use worlds::{memory, memory_controls, mixed, shm, tcp, verbs};
 
 fn meshes(worlds: Vec<World>) -> Vec<Box<dyn Group>> {
     worlds.into_iter().map(|world| Box::new(mesh(world)) as Box<dyn Group>).collect()
@@ -34,6 +34,7 @@ group_conformance!(mesh_of_2_over_memory, meshes(memory(2)));
 group_conformance!(mesh_of_2_over_shm, meshes(shm(2)));
 group_conformance!(mesh_of_2_over_tcp, meshes(tcp(2)));
 group_conformance!(mesh_of_3_over_shm, meshes(shm(3)));
+group_conformance!(mesh_of_3_over_verbs, meshes(verbs(3)));
 group_conformance!(mesh_of_4_over_memory, meshes(memory(4)));
 group_conformance!(mesh_of_4_over_tcp, meshes(tcp(4)));
 group_conformance!(mesh_of_5_over_all, meshes(mixed(5)));

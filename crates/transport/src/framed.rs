@@ -94,9 +94,9 @@ impl<S: ByteStream> Framed<S> {
 
     /// Length of the message that `header` announces.
     fn check_header(&mut self, header: [u8; HEADER_BYTES]) -> Result<usize, LinkError> {
-        let [m0, m1, m2, m3, l0, l1, l2, l3, s0, s1, s2, s3] = header;
+        let [m0, m1, m2, m3, _, _, _, _, s0, s1, s2, s3] = header;
         let (magic, sequence) = ([m0, m1, m2, m3], u32::from_le_bytes([s0, s1, s2, s3]));
-        let len = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
+        let len = announced_len(&header);
         let peer = || self.peer.clone();
         if magic != MAGIC {
             return Err(LinkError::Foreign { peer: peer(), expected: MAGIC, found: magic });
@@ -253,6 +253,12 @@ impl Inbox {
         self.start += n;
         n
     }
+}
+
+/// Length in bytes of the body behind a header, as the header says.
+pub(crate) fn announced_len(header: &[u8; HEADER_BYTES]) -> usize {
+    let [_, _, _, _, l0, l1, l2, l3, ..] = *header;
+    u32::from_le_bytes([l0, l1, l2, l3]) as usize
 }
 
 /// Whether an error only says that nothing moves now.

@@ -5,10 +5,15 @@
 //! [`Link`] is the promise, [`TcpLink`], [`TlsLink`], [`ShmLink`], [`VerbsLink`](verbs::VerbsLink) and [`MemoryLink`] keep it,
 //! [`exchange`], [`send`] and [`recv`] are the blocking calls. They spin for a bounded time and then wait in the kernel;
 //! [`Wait`] is how, for loops of others.
+//!
+//! Whatever reads bytes from outside has a fuzz target whose body ordinary tests run too (`tests/hostile.rs`). With nightly
+//! and cargo-fuzz, from the project's root: `cargo +nightly fuzz run framed` (`handover`, `verbs`, `collective`, `wire`),
+//! with `-- -max_total_time=60` for a minute of it.
 
 mod drive;
 mod error;
 mod framed;
+mod medium;
 mod memory;
 mod pipe;
 pub mod shm;
@@ -23,6 +28,7 @@ use rustix::event::PollFlags;
 pub use drive::{ExchangeError, Expired, Lane, Wait, exchange, recv, send};
 pub use error::{LinkError, Pending};
 pub use framed::{ByteStream, Framed, HEADER_BYTES};
+pub use medium::Medium;
 pub use memory::{MEMORY_PIPE_BYTES, MemoryControl, MemoryLink, MemoryStream};
 pub use pipe::PipeLink;
 pub use shm::ShmLink;

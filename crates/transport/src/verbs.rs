@@ -32,6 +32,7 @@ mod packet;
 mod pair;
 mod port;
 mod sys;
+pub mod twin;
 mod upgrade;
 
 pub use device::{Device, DeviceReport, Verbs};
@@ -39,6 +40,7 @@ pub use error::VerbsError;
 pub use link::{LOSS_MS, VerbsLink};
 pub use packet::{PACKET_BYTES, PACKET_HEADER_BYTES};
 pub use port::{LinkLayer, PortReport, PortState};
+pub use twin::Rules;
 pub use upgrade::{MAX_ATTEMPTS, Upgrade, upgrade};
 
 /// What a device and its driver bear. Links obey it, so that nothing depends on how a driver fails.

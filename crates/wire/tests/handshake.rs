@@ -11,7 +11,7 @@ use std::{
 use base::RankId;
 use proptest::prelude::*;
 use wire::{
-    WireError,
+    WIRE_VERSION, WireError,
     handshake::{
         Challenge, HANDSHAKE_TIMEOUT_MS, HandshakeError, Hello, Party, Role, Secret, Timed, accept, connect,
         prove, verify,
@@ -95,6 +95,27 @@ fn a_stranger_gets_nothing() {
     let mut answer = Vec::new();
     let _ = here.read_to_end(&mut answer);
     assert!(answer.is_empty());
+}
+
+/// Whichever end is the newer one, both say which versions met.
+#[test]
+fn a_peer_of_another_version_is_refused() {
+    let other = WIRE_VERSION + 1;
+    let hello = [b"1fwr", &other.to_le_bytes()[..], &[5, 0, 37, 0, 0, 0], &[0; 37]].concat();
+    let secret = Secret::new([7; 32]);
+    let is_named = |e: HandshakeError| {
+        let versions = matches!(e, HandshakeError::Wire(WireError::Version { ours: WIRE_VERSION, theirs }) if theirs == other);
+        assert!(versions && e.to_string().contains(&other.to_string()), "{e}");
+    };
+    for accepts in [true, false] {
+        let (mut here, there) = sockets();
+        here.write_all(&hello).unwrap();
+        let mut there = Timed::new(&there, TIMEOUT);
+        is_named(match accepts {
+            true => accept(&mut there, &secret, Party::Node, [2; 32]).unwrap_err(),
+            false => connect(&mut there, &secret, RANK, [2; 32]).unwrap_err(),
+        });
+    }
 }
 
 /// One byte now and then does not stretch the deadline.

@@ -12,8 +12,9 @@ use std::{
 use base::RankId;
 use collective::World;
 use transport::{
-    Link, MemoryControl, MemoryLink, TcpLink,
+    Link, Medium, MemoryControl, MemoryLink, TcpLink,
     shm::{self, TOKEN_BYTES},
+    verbs::{Limits, Rules, Upgrade, twin, upgrade},
 };
 
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
@@ -49,9 +50,13 @@ pub(crate) fn memory_within(n: usize, deadline: Duration) -> Vec<World> {
 
 /// With a hand on the link from rank `a` to rank `b` at `[a][b]`; `[a][a]` leads nowhere.
 pub(crate) fn memory_controls(n: usize) -> (Vec<World>, Vec<Vec<MemoryControl>>) {
+    memory_controls_within(n, DEADLINE)
+}
+
+pub(crate) fn memory_controls_within(n: usize, deadline: Duration) -> (Vec<World>, Vec<Vec<MemoryControl>>) {
     let nowhere = || MemoryLink::pair().0.control();
     let mut controls: Vec<Vec<_>> = (0..n).map(|_| (0..n).map(|_| nowhere()).collect()).collect();
-    let worlds = connect(n as u32, DEADLINE, |a, b| {
+    let worlds = connect(n as u32, deadline, |a, b| {
         let (to_b, to_a) = MemoryLink::pair();
         controls[a as usize][b as usize] = to_b.control();
         controls[b as usize][a as usize] = to_a.control();
@@ -68,7 +73,20 @@ pub(crate) fn shm(n: usize) -> Vec<World> {
     connect(n as u32, DEADLINE, |_, _| shm_pair())
 }
 
-/// Links of all kinds in one world.
+/// Every pair of ranks has a cable between two devices.
+pub(crate) fn verbs(n: usize) -> Vec<World> {
+    connect(n as u32, DEADLINE, |_, _| verbs_pair())
+}
+
+/// Over memory that is as fast and as steady as that.
+pub(crate) fn media(n: usize, medium: Medium) -> Vec<World> {
+    connect(n as u32, DEADLINE, |a, b| {
+        let (to_b, to_a) = MemoryLink::pair_over(medium, u64::from(a * 16 + b));
+        (Box::new(to_b), Box::new(to_a))
+    })
+}
+
+/// Links of several kinds in one world.
 pub(crate) fn mixed(n: usize) -> Vec<World> {
     connect(n as u32, DEADLINE, |a, b| match (a + b) % 3 {
         0 => tcp_pair(),
@@ -82,10 +100,27 @@ pub(crate) fn memory_pair() -> Pair {
     (Box::new(a), Box::new(b))
 }
 
-pub(crate) fn tcp_pair() -> Pair {
+fn sockets() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let a = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let b = listener.accept().unwrap().0;
+    (a, listener.accept().unwrap().0)
+}
+
+/// Over devices that obey Apple's rules, and panic when they were broken.
+pub(crate) fn verbs_pair() -> Pair {
+    let ([a, b], _) = twin::devices(Rules::APPLE, Medium::INSTANT, 1);
+    let (near, far) = sockets();
+    let link = |upgraded| match upgraded {
+        Ok(Upgrade::Verbs(link)) => link as Box<dyn Link>,
+        Ok(Upgrade::Tcp(_, why)) | Err(why) => panic!("{why}"),
+    };
+    let other = thread::spawn(move || link(upgrade(far, "verbs peer a", Ok(b), Limits::APPLE, DEADLINE)));
+    let one = link(upgrade(near, "verbs peer b", Ok(a), Limits::APPLE, DEADLINE));
+    (one, other.join().unwrap())
+}
+
+pub(crate) fn tcp_pair() -> Pair {
+    let (a, b) = sockets();
     (Box::new(TcpLink::new(a, "tcp peer b").unwrap()), Box::new(TcpLink::new(b, "tcp peer a").unwrap()))
 }
 

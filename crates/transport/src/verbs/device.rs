@@ -82,12 +82,7 @@ impl Verbs {
             return Err(VerbsError::NoDevice { expected: name.to_owned(), found: self.names() });
         };
         let failed = |source| VerbsError::Call { device: name.to_owned(), call: "ibv_open_device", source };
-        Ok(Arc::new(Device {
-            context: opened.map_err(failed)?,
-            functions: functions.clone(),
-            name: name.to_owned(),
-            n_links: AtomicUsize::new(0),
-        }))
+        Ok(Device::new(opened.map_err(failed)?, functions.clone(), name))
     }
 
     fn names(&self) -> Vec<String> {
@@ -120,6 +115,11 @@ impl Verbs {
 }
 
 impl Device {
+    /// An open device, with the functions that it was opened by.
+    pub(super) fn new(context: Owned<sys::Context>, functions: Arc<Functions>, name: &str) -> Arc<Device> {
+        Arc::new(Device { context, functions, name: name.to_owned(), n_links: AtomicUsize::new(0) })
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name

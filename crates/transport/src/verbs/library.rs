@@ -29,8 +29,8 @@ macro_rules! functions {
         /// The library's functions.
         pub(super) struct Functions {
             $(pub(super) $field: $type,)*
-            /// The functions live as long as it does.
-            _library: Library,
+            /// The functions live as long as it does: the library, most often.
+            pub(super) _keeper: Box<dyn Send + Sync>,
         }
 
         impl Functions {
@@ -42,7 +42,7 @@ macro_rules! functions {
                 Ok(Functions {
                     // SAFETY: the types are those of the library's header.
                     $($field: *unsafe { library.get::<$type>($symbol) }.map_err(error)?,)*
-                    _library: library,
+                    _keeper: Box::new(library),
                 })
             }
         }

@@ -229,6 +229,22 @@ impl Pair {
         Ok(n)
     }
 
+    /// The region's first bytes, as many as that.
+    #[cfg(test)]
+    pub(super) fn first(&self, length: u32) -> Sge {
+        Sge { length, ..self.piece(0, 0) }
+    }
+
+    /// Posts a receive that only a test would.
+    ///
+    /// # Safety
+    /// What is posted lies in the region, or the device refuses it.
+    #[cfg(test)]
+    pub(super) unsafe fn post_raw(&self, request: &mut RecvWr) -> c_int {
+        // SAFETY: by this function's contract.
+        unsafe { (self.post_recv)(self.qp.as_ptr(), request, &mut ptr::null_mut()) }
+    }
+
     fn piece(&self, packet: usize, len: usize) -> Sge {
         assert!(!self.is_posted[packet] && len <= PACKET_BYTES, "packet {packet} with {len} bytes");
         // SAFETY: a registered region holds its key.

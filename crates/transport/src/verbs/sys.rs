@@ -8,7 +8,7 @@ use std::ffi::{c_int, c_void};
 pub(super) const LIBRARY: &str = if cfg!(target_os = "macos") { "librdma.dylib" } else { "libibverbs.so.1" };
 
 /// Entries of a context's table of operations.
-const N_OPS: usize = 32;
+pub(super) const N_OPS: usize = 32;
 /// Where in the table the operations are that are no symbols of the library.
 pub(super) const OP_POLL_CQ: usize = 11;
 pub(super) const OP_POST_SEND: usize = 25;
@@ -43,10 +43,12 @@ pub(super) struct Device([u8; 0]);
 
 /// A protection domain.
 #[repr(C)]
+#[derive(Default)]
 pub(super) struct Pd([u8; 0]);
 
 /// A completion queue.
 #[repr(C)]
+#[derive(Default)]
 pub(super) struct Cq([u8; 0]);
 
 /// An open device; there are more fields behind these.

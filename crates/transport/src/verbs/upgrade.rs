@@ -278,8 +278,11 @@ fn ready(device: &Arc<Device>, limits: Limits, address: Option<Ipv4Addr>) -> Res
 mod tests {
     use std::thread;
 
-    use super::super::control::tests::streams;
-    use super::*;
+    use super::{
+        super::{Rules, control::tests::streams, twin},
+        *,
+    };
+    use crate::Medium;
 
     const LONG: Duration = Duration::from_secs(60);
 
@@ -344,6 +347,32 @@ mod tests {
             assert!(matches!(why, VerbsError::NoDevice { .. }), "{why}");
             assert!(stream.read_timeout().unwrap().is_none() && stream.write_timeout().unwrap().is_none());
         }
+    }
+
+    /// The stream is no use for messages either: their format may be another too.
+    #[test]
+    fn a_peer_of_another_version_is_an_error_that_names_both() {
+        let ([a, _b], _cable) = twin::devices(Rules::APPLE, Medium::INSTANT, 1);
+        let (near, far) = streams();
+        let mut address = offer().encode();
+        address[3] = 2;
+        Talk(&far).say(ADDRESS, &address, LONG).unwrap();
+        let e = upgrade(near, "rank 1", Ok(a), Limits::APPLE, LONG).err().unwrap();
+        let told = "rank 1: agreeing on a verbs link failed: expected version 1 of an address, found [31, 66, 76, 02]";
+        assert_eq!(e.to_string(), told);
+    }
+
+    /// It says where it is and then nothing more.
+    #[test]
+    fn a_peer_that_falls_silent_ends_at_the_deadline() {
+        let ([a, _b], _cable) = twin::devices(Rules::APPLE, Medium::INSTANT, 1);
+        let (near, far) = streams();
+        Talk(&far).say(ADDRESS, &offer().encode(), LONG).unwrap();
+        let e = upgrade(near, "rank 1", Ok(a), Limits::APPLE, Duration::from_millis(30)).err().unwrap();
+        assert!(
+            matches!(&e, VerbsError::Control { source, .. } if source.kind() == ErrorKind::TimedOut),
+            "{e}"
+        );
     }
 
     #[test]

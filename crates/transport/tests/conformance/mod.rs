@@ -90,6 +90,36 @@ pub(crate) fn a_peer_that_does_not_read_ends_at_the_deadline((mut a, _b): Pair) 
     assert!(matches!(e, LinkError::TimedOut { pending: Pending::Send(LARGE), .. }), "{e}");
 }
 
+/// It takes a part first.
+pub(crate) fn a_peer_that_stops_reading_ends_at_the_deadline((mut a, mut b): Pair) {
+    let (mut part, mut is_begun, mut n_read) = (vec![0; 1 << 20], false, 0);
+    let peer = a.peer().to_owned();
+    let timeout = Some(Duration::from_millis(300));
+    let sender = thread::spawn(move || send(a.as_mut(), &vec![0; LARGE], timeout).unwrap_err());
+    while n_read < LARGE / 8 && !sender.is_finished() {
+        is_begun = is_begun || b.poll_len().unwrap().is_some();
+        n_read += if is_begun { b.poll_recv(&mut part).unwrap() } else { 0 };
+    }
+    let e = sender.join().unwrap();
+    assert!(matches!(e, LinkError::TimedOut { pending: Pending::Send(LARGE), .. }), "{e}");
+    assert!(e.to_string().starts_with(&peer), "{e}");
+}
+
+/// It has no deadline and sleeps, for the buffers are full.
+pub(crate) fn a_dropped_end_wakes_a_sender((mut a, mut b): Pair) {
+    a.set_spin(Duration::ZERO);
+    let peer = a.peer().to_owned();
+    let sender = thread::spawn(move || send(a.as_mut(), &vec![0; LARGE], None).unwrap_err());
+    while b.poll_len().unwrap().is_none() {
+        thread::yield_now();
+    }
+    b.poll_recv(&mut [0; 5000]).unwrap();
+    drop(b);
+    let e = sender.join().unwrap();
+    assert!(matches!(e, LinkError::Closed { .. } | LinkError::Io { .. }), "{e}");
+    assert!(e.to_string().starts_with(&peer), "{e}");
+}
+
 pub(crate) fn a_closed_link_gives_what_was_sent_and_then_an_error((mut a, mut b): Pair) {
     send(a.as_mut(), b"last words", LONG).unwrap();
     a.close();
@@ -131,8 +161,10 @@ macro_rules! link_conformance {
             one_direction_is_enough,
             silence_ends_at_the_deadline,
             a_peer_that_does_not_read_ends_at_the_deadline,
+            a_peer_that_stops_reading_ends_at_the_deadline,
             a_closed_link_gives_what_was_sent_and_then_an_error,
             a_dropped_end_wakes_a_sleeper,
+            a_dropped_end_wakes_a_sender,
             half_a_message_is_an_error,
             another_length_than_due_is_an_error);
     };
