@@ -172,6 +172,7 @@ mod tests {
             layers: vec![layer; 2],
             embedding: Bytes(8192),
             head: None,
+            latent: None,
         };
         let node = |id| Node {
             id: NodeId(id),

@@ -276,7 +276,7 @@ fn ready(device: &Arc<Device>, limits: Limits, address: Option<Ipv4Addr>) -> Res
 
 #[cfg(test)]
 mod tests {
-    use std::thread;
+    use std::{io::ErrorKind, thread};
 
     use super::{
         super::{Rules, control::tests::streams, twin},

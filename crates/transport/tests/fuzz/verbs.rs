@@ -9,7 +9,7 @@ use std::{
 
 use transport::{
     Medium, recv,
-    verbs::{PACKET_HEADER_BYTES, Limits, Rules, Upgrade, VerbsLink, twin, upgrade},
+    verbs::{Limits, PACKET_HEADER_BYTES, Rules, Upgrade, VerbsLink, twin, upgrade},
 };
 
 /// Fewer packets than there are receives: one more would have been sent without a credit.

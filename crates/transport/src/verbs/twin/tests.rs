@@ -6,7 +6,7 @@ use std::{ffi::c_int, ptr};
 
 use super::{
     super::{
-        PACKET_BYTES, Limits, VerbsError,
+        Limits, PACKET_BYTES, VerbsError,
         pair::{Completions, Pair},
         sys::{self, QpCap, QpInitAttr, RecvWr, Sge},
     },
@@ -29,7 +29,8 @@ fn set() -> Set {
 impl Set {
     /// Two queue pairs that are connected, with as many receives posted.
     fn joined(&self, n_receives: usize) -> [Pair; 2] {
-        let [mut a, mut b] = self.devices.each_ref().map(|device| Pair::new(device, UNLIMITED).unwrap());
+        let [mut a, mut b] =
+            self.devices.each_ref().map(|device| Pair::new(device, UNLIMITED, None).unwrap());
         for packet in 0..n_receives {
             a.post_recv(packet).unwrap();
             b.post_recv(packet).unwrap();
@@ -66,12 +67,12 @@ fn packets_travel_and_completions_come() {
 #[test]
 fn an_eleventh_queue_pair_is_one_too_many() {
     let set = set();
-    let pairs: Vec<_> = (0..10).map(|_| Pair::new(&set.devices[0], UNLIMITED).unwrap()).collect();
-    let e = Pair::new(&set.devices[0], UNLIMITED).err().unwrap();
+    let pairs: Vec<_> = (0..10).map(|_| Pair::new(&set.devices[0], UNLIMITED, None).unwrap()).collect();
+    let e = Pair::new(&set.devices[0], UNLIMITED, None).err().unwrap();
     assert!(matches!(e, VerbsError::Call { call: "ibv_alloc_pd", .. }), "{e}");
     assert_eq!(set.broken(), "more than 10 domains");
     drop(pairs);
-    Pair::new(&set.devices[0], UNLIMITED).unwrap();
+    Pair::new(&set.devices[0], UNLIMITED, None).unwrap();
 }
 
 #[test]
@@ -160,7 +161,7 @@ fn sends_are_as_many_as_the_queue_pair_has_and_only_when_connected() {
     let set = set();
     let [mut a, _b] = set.joined(9);
     (200..208).for_each(|packet| a.post_send(packet, 1).unwrap());
-    let mut lonely = Pair::new(&set.devices[1], UNLIMITED).unwrap();
+    let mut lonely = Pair::new(&set.devices[1], UNLIMITED, None).unwrap();
     assert!(lonely.post_send(200, 1).is_err());
     assert_eq!(set.broken(), "a send in state 1");
 }
