@@ -58,8 +58,10 @@ impl ChatTemplate {
         });
         environment.set_formatter(format);
         environment.add_filter("tojson", to_json);
-        // Nothing is no list, as in Python.
-        environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
+        // As in Python: nothing is no list, and what is not there is an empty one.
+        environment.add_test("iterable", |value: &Value| {
+            value.is_undefined() || !value.is_none() && value.try_iter().is_ok()
+        });
         environment.add_filter("string", |value: &Value| python::text(value));
         environment.add_function("raise_exception", |why: String| -> Result<Value, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, why))
