@@ -444,10 +444,10 @@ def test_health_and_metrics(server):
         assert server.metric(name) > 0, name
 
 
-def main():
+def run(named, usage):
     if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    tests = [(name, test) for name, test in globals().items() if name.startswith("test_")]
+        sys.exit(usage)
+    tests = list(named.items())
     passed = failed = skipped = 0
     if openai is None:
         print("SKIPPED: the Python package `openai` is not installed; `python3 -m pip install openai`")
@@ -473,4 +473,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run({name: test for name, test in globals().items() if name.startswith("test_")}, __doc__)

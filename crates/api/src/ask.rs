@@ -27,15 +27,42 @@ pub(crate) struct Ask {
 /// What the answer continues.
 #[derive(Debug)]
 pub(crate) enum Prompt {
-    /// Messages with `role` and `content`, for the model's chat template.
-    Chat(Value),
+    /// For the model's chat template.
+    Chat(Conversation),
     /// Plain text.
     Text(String),
     /// Token ids, taken as they are.
     Tokens(Vec<TokenId>),
 }
 
+/// What a chat request is about.
+#[derive(Debug)]
+pub(crate) struct Conversation {
+    /// A JSON array as chat templates read it.
+    pub(crate) messages: Value,
+    /// Calls in it, which is the number of the next one.
+    pub(crate) n_calls: usize,
+    pub(crate) tools: Tools,
+}
+
+/// The tools that a request declares.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Tools {
+    /// A JSON array for the template; `None` when no call is wanted.
+    pub(crate) declared: Option<Value>,
+    /// Whether an answer may have more than one call.
+    pub(crate) parallel: bool,
+}
+
 impl Prompt {
+    /// Calls of tools before the answer.
+    pub(crate) fn n_calls(&self) -> usize {
+        match self {
+            Prompt::Chat(conversation) => conversation.n_calls,
+            Prompt::Text(_) | Prompt::Tokens(_) => 0,
+        }
+    }
+
     /// The parameter it came from.
     pub(crate) fn param(&self) -> &'static str {
         match self {

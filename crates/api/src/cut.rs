@@ -18,12 +18,6 @@ impl Piece {
     pub(crate) fn is_empty(&self) -> bool {
         self.text.is_empty() && self.tokens.is_empty()
     }
-
-    /// Appends the piece that follows.
-    pub(crate) fn extend(&mut self, next: Piece) {
-        self.text.push_str(&next.text);
-        self.tokens.extend(next.tokens);
-    }
 }
 
 /// A token of the answer and its rivals, as bytes.
@@ -89,7 +83,8 @@ impl Cutter {
     pub(crate) fn finish(mut self) -> Piece {
         let tail = self.filter.push(&self.detokenizer.finish());
         let stopped = tail.stopped;
-        let mut piece = Piece { text: tail.text + &self.filter.finish(), tokens: self.pending.into() };
+        let text = tail.text + &self.filter.finish();
+        let mut piece = Piece { text, tokens: self.pending.into() };
         if stopped {
             let n_chars = self.n_sent_chars + piece.text.chars().count();
             piece.tokens.retain(|token| token.start_char < n_chars);

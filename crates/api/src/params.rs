@@ -104,6 +104,11 @@ impl Params {
         self.fields.remove(name).filter(|value| !value.is_null())
     }
 
+    /// The field, which stays.
+    pub(crate) fn peek(&self, name: &str) -> Option<&Value> {
+        self.fields.get(name).filter(|value| !value.is_null())
+    }
+
     /// The error for a field that must be there.
     pub(crate) fn missing(&self, name: &str, expected: &'static str) -> ParamError {
         ParamError::new(self.path_of(name), Problem::Missing { expected })

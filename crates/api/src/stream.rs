@@ -9,8 +9,7 @@ use axum::response::{IntoResponse, Response};
 use base::Usage;
 use futures_util::stream;
 
-use crate::answer::{Answer, Event, Finish};
-use crate::cut::Piece;
+use crate::answer::{Answer, Event, Finish, Said};
 use crate::errors::ApiError;
 
 /// Seconds of silence after which a comment is sent, so that nobody on the way gives up.
@@ -23,8 +22,8 @@ pub(crate) type Sent = Result<sse::Event, axum::Error>;
 pub(crate) trait Dialect: Send + 'static {
     /// Before the first token.
     fn open(&mut self) -> Vec<Sent>;
-    /// For each piece of text.
-    fn piece(&mut self, piece: Piece) -> Vec<Sent>;
+    /// For each piece.
+    fn said(&mut self, said: Said) -> Vec<Sent>;
     /// When the answer is complete.
     fn end(&mut self, finish: Finish, usage: Usage) -> Vec<Sent>;
     /// When it broke off; nothing follows.
@@ -44,7 +43,7 @@ impl<D: Dialect> Sending<D> {
                 return Some((sent, self));
             }
             let sent = match self.answer.next().await? {
-                Ok(Event::Piece(piece)) => self.dialect.piece(piece),
+                Ok(Event::Said(said)) => self.dialect.said(said),
                 Ok(Event::End(finish, usage)) => self.dialect.end(finish, usage),
                 Err(error) => self.dialect.broke(&error),
             };

@@ -10,6 +10,7 @@ use base::{Output, SamplingParams, TokenId};
 use engine::Client;
 use node::ModelText;
 use serde_json::{Value, json};
+use text::{AnswerReader, Detokenizer, Part};
 
 use crate::{args::RunArgs, start};
 
@@ -89,8 +90,8 @@ impl Chat<'_> {
     /// Streams the answer to a question to standard output and remembers both.
     pub(crate) fn ask(&mut self, question: &str) -> Result<Answer> {
         self.push("user", question);
-        let prompt = self.prompt(question)?;
-        let answer = self.stream(prompt)?;
+        let Prompt { tokens, detokenizer, reader } = self.prompt(question)?;
+        let answer = self.stream(tokens, detokenizer, reader)?;
         self.push("assistant", &answer.text);
         Ok(answer)
     }
@@ -100,16 +101,26 @@ impl Chat<'_> {
     }
 
     /// The conversation as the model reads it; the bare question where the model has no chat template.
-    fn prompt(&self, question: &str) -> Result<Vec<TokenId>> {
+    fn prompt(&self, question: &str) -> Result<Prompt> {
         let tokenizer = &self.text.tokenizer;
         let Some(template) = &self.text.template else {
-            return Ok(tokenizer.encode(question, true, false)?);
+            let tokens = tokenizer.encode(question, true, false)?;
+            return Ok(Prompt { tokens, detokenizer: tokenizer.detokenizer(), reader: None });
         };
         let text = template.render(&tokenizer.disarm(&Value::from(self.messages.clone())), None, true)?;
-        Ok(tokenizer.encode(&text, false, true)?)
+        Ok(Prompt {
+            tokens: tokenizer.encode(&text, false, true)?,
+            reader: template.form().reader(&text, None),
+            detokenizer: tokenizer.detokenizer_showing(&template.form().marks()),
+        })
     }
 
-    fn stream(&self, prompt: Vec<TokenId>) -> Result<Answer> {
+    fn stream(
+        &self,
+        prompt: Vec<TokenId>,
+        mut detokenizer: Detokenizer,
+        mut reader: Option<AnswerReader>,
+    ) -> Result<Answer> {
         let (n_prompt, started) = (prompt.len(), Instant::now());
         let left = self.context_len.saturating_sub(n_prompt as u32).min(self.max_tokens);
         if left == 0 {
@@ -120,14 +131,7 @@ impl Chat<'_> {
         }
         let stop = self.text.tokenizer.eos_tokens().to_vec();
         let mut stream = self.client.submit(prompt, left, stop, self.sampling.clone())?;
-        let mut detokenizer = self.text.tokenizer.detokenizer();
-        let (mut text, mut n_tokens, mut first) = (String::new(), 0, Duration::ZERO);
-        let mut out = io::stdout().lock();
-        let mut emit = |piece: String| -> io::Result<()> {
-            text.push_str(&piece);
-            out.write_all(piece.as_bytes())?;
-            out.flush()
-        };
+        let (mut said, mut n_tokens, mut first) = (Said::default(), 0, Duration::ZERO);
         while let Some(output) = stream.blocking_next() {
             match output {
                 Output::Token { sampled, .. } => {
@@ -135,14 +139,63 @@ impl Chat<'_> {
                         first = started.elapsed();
                     }
                     n_tokens += 1;
-                    emit(detokenizer.push(sampled.token))?;
+                    let piece = detokenizer.push(sampled.token);
+                    said.add(match &mut reader {
+                        Some(reader) => reader.push(&piece),
+                        None => vec![Part::Content(piece)],
+                    })?;
                 }
                 Output::Finished { .. } => break,
                 Output::Failed { message, .. } => bail!(message),
             }
         }
-        emit(detokenizer.finish() + "\n")?;
-        Ok(Answer { text, n_prompt, n_tokens, first, total: started.elapsed() })
+        let tail = detokenizer.finish();
+        said.add(match reader {
+            Some(mut reader) => [reader.push(&tail), reader.finish()].concat(),
+            None => vec![Part::Content(tail)],
+        })?;
+        writeln!(io::stdout())?;
+        Ok(Answer { text: said.content, n_prompt, n_tokens, first, total: started.elapsed() })
+    }
+}
+
+/// A conversation ready to be answered.
+struct Prompt {
+    tokens: Vec<TokenId>,
+    detokenizer: Detokenizer,
+    /// Takes the answer apart, where models do more than speak.
+    reader: Option<AnswerReader>,
+}
+
+/// What the model has said so far. Content goes to standard output, thinking beside it.
+#[derive(Default)]
+struct Said {
+    content: String,
+    thinks: bool,
+}
+
+impl Said {
+    fn add(&mut self, parts: Vec<Part>) -> io::Result<()> {
+        for part in parts {
+            match part {
+                Part::Reasoning(text) => {
+                    write!(io::stderr(), "{text}")?;
+                    self.thinks = true;
+                }
+                Part::Content(text) => {
+                    if std::mem::take(&mut self.thinks) {
+                        write!(io::stderr(), "\n\n")?;
+                    }
+                    let mut out = io::stdout().lock();
+                    out.write_all(text.as_bytes())?;
+                    out.flush()?;
+                    self.content.push_str(&text);
+                }
+                // No tools are declared, so none are called.
+                Part::Call(_) | Part::Arguments(_) | Part::CallEnd => {}
+            }
+        }
+        Ok(())
     }
 }
 

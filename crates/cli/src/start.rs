@@ -68,6 +68,7 @@ pub(crate) fn open_model(text: &str) -> Result<OpenModel> {
     if let Some(card) = card {
         model.id = card.id.as_str().to_owned();
         model.aliases = card.names().map(str::to_owned).collect();
+        model.tool_style = card.tool_style;
     }
     Ok(model)
 }

@@ -18,6 +18,8 @@ pub struct OpenModel {
     pub id: String,
     /// Other names it answers to.
     pub aliases: Vec<String>,
+    /// How it calls tools, where its card knows better than its chat template shows.
+    pub tool_style: Option<String>,
     /// Its file or directory, absolute.
     pub path: PathBuf,
     /// Structure and sizes.
@@ -77,7 +79,7 @@ impl OpenModel {
         let checkpoint = Checkpoint::open(&path)?;
         let description = Description::read(&checkpoint)?;
         let id = path.file_stem().map_or_else(|| "model".to_owned(), |s| s.to_string_lossy().into_owned());
-        Ok(OpenModel { id, aliases: Vec::new(), path, description, checkpoint })
+        Ok(OpenModel { id, aliases: Vec::new(), tool_style: None, path, description, checkpoint })
     }
 
     /// Reads tokenizer and template, which takes about as long as a rank takes to load a small model.
@@ -99,11 +101,18 @@ impl OpenModel {
                 vocab,
             });
         }
-        let template = template
-            .map(|source| ChatTemplate::new(&source, &tokenizer.bos_text(), &tokenizer.eos_text()))
-            .transpose()
-            .map_err(text_error)?;
+        let template =
+            template.map(|source| self.template(&source, &tokenizer)).transpose().map_err(text_error)?;
         Ok(ModelText { tokenizer: Arc::new(tokenizer), template })
+    }
+
+    fn template(&self, source: &str, tokenizer: &Tokenizer) -> Result<ChatTemplate, TextError> {
+        let template = ChatTemplate::new(source, &tokenizer.bos_text(), &tokenizer.eos_text())?;
+        let template = template.with_clock(crate::server::unix_time_s);
+        match &self.tool_style {
+            Some(style) => template.with_tool_style(style),
+            None => Ok(template),
+        }
     }
 
     /// Bytes of all weights.
@@ -140,11 +149,24 @@ fn gguf_vocab(m: &GgufMetadata) -> Result<GgufVocab, WeightsError> {
 
 /// Tokenizer and template of a Hugging Face directory; newer ones keep the template in a file of its own.
 fn hf_text(dir: &Path) -> Result<(Tokenizer, Option<String>), OpenError> {
-    let json = dir.join("tokenizer.json");
-    let tokenizer_json = fs::read(&json).map_err(|source| file_error(&json, source))?;
-    let config = optional_file(&dir.join("tokenizer_config.json"))?;
-    let tokenizer = Tokenizer::from_json(&tokenizer_json, config.as_deref())
-        .map_err(|source| OpenError::Text { path: json, source })?;
+    let text_error = |source| OpenError::Text { path: dir.to_owned(), source };
+    let config = dir.join("tokenizer_config.json");
+    let tokenizer = match optional_file(&dir.join("tiktoken.model"))? {
+        // Without its special tokens this vocabulary is none.
+        Some(ranks) => Tokenizer::from_tiktoken(
+            &ranks,
+            &fs::read(&config).map_err(|source| file_error(&config, source))?,
+        ),
+        None => {
+            let json = dir.join("tokenizer.json");
+            let json = fs::read(&json).map_err(|source| file_error(&json, source))?;
+            Tokenizer::from_json(&json, optional_file(&config)?.as_deref())
+        }
+    };
+    let mut tokenizer = tokenizer.map_err(text_error)?;
+    if let Some(generation) = optional_file(&dir.join("generation_config.json"))? {
+        tokenizer = tokenizer.with_generation_config(&generation).map_err(text_error)?;
+    }
     let template = match optional_file(&dir.join("chat_template.jinja"))? {
         Some(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
         None => tokenizer.chat_template().map(str::to_owned),

@@ -91,9 +91,14 @@ fn state(model: OpenModel, text: ModelText, replica: &Replica) -> AppState {
         limits: Limits::default(),
         allowed_hosts: own_names(),
         random: Box::new(crate::random_seed),
-        unix_time_s: Box::new(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs())),
+        unix_time_s: Box::new(unix_time_s),
         status: replica.status(),
     }
+}
+
+/// Seconds since 1970.
+pub(crate) fn unix_time_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs())
 }
 
 /// Names under which other machines reach this one: its own, and the one it has on a network without a name server.

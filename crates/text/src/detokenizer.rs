@@ -8,10 +8,13 @@ use base::TokenId;
 use crate::pieces::Pieces;
 
 /// Turns a stream of tokens into text. What `push` and `finish` return, put together, is the decoded text;
-/// control tokens and ids outside the vocabulary add nothing to it, bytes that are no UTF-8 become U+FFFD.
+/// control tokens add nothing to it unless they are to be shown, nor do ids outside the vocabulary; bytes that are no
+/// UTF-8 become U+FFFD.
 #[derive(Clone, Debug)]
 pub struct Detokenizer {
     pieces: Arc<Pieces>,
+    /// Control tokens that are written out; a handful.
+    shown: Vec<TokenId>,
     /// At most three bytes: the beginning of a character.
     tail: Vec<u8>,
     at_start: bool,
@@ -20,7 +23,11 @@ pub struct Detokenizer {
 impl Detokenizer {
     pub(crate) fn new(pieces: Arc<Pieces>) -> Detokenizer {
         let at_start = pieces.strips_space;
-        Detokenizer { pieces, tail: Vec::new(), at_start }
+        Detokenizer { pieces, shown: Vec::new(), tail: Vec::new(), at_start }
+    }
+
+    pub(crate) fn showing(self, shown: Vec<TokenId>) -> Detokenizer {
+        Detokenizer { shown, ..self }
     }
 
     /// Text that `token` completes; empty while a character is incomplete.
@@ -38,7 +45,7 @@ impl Detokenizer {
 
     pub(crate) fn push_to(&mut self, token: TokenId, text: &mut String) {
         let Some(mut bytes) = self.pieces.bytes(token) else { return };
-        if bytes.is_empty() || self.pieces.is_control(token) {
+        if bytes.is_empty() || self.pieces.is_control(token) && !self.shown.contains(&token) {
             return;
         }
         if std::mem::take(&mut self.at_start) {

@@ -29,13 +29,21 @@ pub enum TextError {
     /// The vocabulary contradicts itself.
     #[error("vocabulary: {0}")]
     Vocabulary(String),
-    /// `tokenizer.json` or `tokenizer_config.json` cannot be read.
+    /// `tokenizer.json`, `tiktoken.model` or `tokenizer_config.json` cannot be read.
     #[error("{file}: {why}")]
     File {
-        /// Which of the two.
+        /// Which of them.
         file: &'static str,
         /// What is wrong with it.
         why: String,
+    },
+    /// No style of calling tools has this name.
+    #[error("tool style \"{found}\" is not known; expected one of: {known}")]
+    UnknownStyle {
+        /// The name.
+        found: String,
+        /// The names there are.
+        known: String,
     },
     /// A text could not be turned into tokens.
     #[error("text of {n_bytes} bytes could not be encoded: {why}")]

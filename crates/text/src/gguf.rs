@@ -9,7 +9,7 @@ use tokenizers::{AddedToken, NormalizerWrapper};
 use crate::TextError;
 use crate::pieces::{Pieces, Role, Spelling};
 use crate::pre::Pre;
-use crate::tokenizer::{END_OF_TURN, MAX_TOKENS, Parts};
+use crate::tokenizer::{self, END_OF_TURN, MAX_TOKENS, Model, Parts};
 
 /// The `tokenizer.ggml.*` metadata, as it stands in the file.
 #[derive(Clone, Debug, Default)]
@@ -79,9 +79,7 @@ pub(crate) fn read(vocab: GgufVocab) -> Result<Parts, TextError> {
     };
     let if_wanted = |wanted: bool, token: Option<TokenId>| token.filter(|_| wanted).into_iter().collect();
     Ok(Parts {
-        model,
-        normalizer,
-        pre_tokenizer,
+        model: Model::Merges(Box::new(tokenizer::Merges { normalizer, pre_tokenizer, model })),
         added,
         pieces,
         prefix: if_wanted(vocab.add_bos.unwrap_or(adds_bos), vocab.bos),

@@ -6,14 +6,16 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokenizers::models::bpe::BPE;
-use tokenizers::{AddedToken, Model};
+use tokenizers::{AddedToken, Model as _};
 
 use crate::TextError;
 use crate::pieces::{Pieces, Role, Spelling, byte_piece};
-use crate::tokenizer::{MAX_TOKENS, Parts};
+use crate::tokenizer::{MAX_TOKENS, Merges, Model, Parts};
 
 const TOKENIZER: &str = "tokenizer.json";
-const CONFIG: &str = "tokenizer_config.json";
+pub(crate) const CONFIG: &str = "tokenizer_config.json";
+
+pub(crate) const GENERATION: &str = "generation_config.json";
 
 const NORMALIZERS: &[&str] =
     &["Sequence", "NFC", "NFD", "NFKC", "NFKD", "Prepend", "Replace", "Lowercase", "Strip"];
@@ -64,22 +66,45 @@ struct Config {
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Name {
+pub(crate) enum Name {
     Plain(String),
     Token { content: String },
 }
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Templates {
+pub(crate) enum Templates {
     One(String),
     Named(Vec<NamedTemplate>),
 }
 
 #[derive(Deserialize)]
-struct NamedTemplate {
+pub(crate) struct NamedTemplate {
     name: String,
     template: String,
+}
+
+/// The field of `generation_config.json` that matters here.
+#[derive(Deserialize)]
+struct Generation {
+    eos_token_id: Option<OneOrMany>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(u32),
+    Many(Vec<u32>),
+}
+
+/// The tokens that end an answer.
+pub(crate) fn stop_tokens(generation: &[u8]) -> Result<Vec<TokenId>, TextError> {
+    let Generation { eos_token_id } = parse(GENERATION, generation)?;
+    Ok(match eos_token_id {
+        None => Vec::new(),
+        Some(OneOrMany::One(id)) => vec![TokenId(id)],
+        Some(OneOrMany::Many(ids)) => ids.into_iter().map(TokenId).collect(),
+    })
 }
 
 pub(crate) fn read(tokenizer: &[u8], config: Option<&[u8]>) -> Result<Parts, TextError> {
@@ -103,9 +128,11 @@ pub(crate) fn read(tokenizer: &[u8], config: Option<&[u8]>) -> Result<Parts, Tex
         after: eos.filter(|_| config.add_eos_token == Some(true)).into_iter().collect(),
     });
     Ok(Parts {
-        normalizer: step(&file.normalizer)?,
-        pre_tokenizer: step(&file.pre_tokenizer)?,
-        model: file.model,
+        model: Model::Merges(Box::new(Merges {
+            normalizer: step(&file.normalizer)?,
+            pre_tokenizer: step(&file.pre_tokenizer)?,
+            model: file.model,
+        })),
         added,
         pieces,
         bos: bos.or(prefix.first().copied()),
@@ -117,7 +144,7 @@ pub(crate) fn read(tokenizer: &[u8], config: Option<&[u8]>) -> Result<Parts, Tex
 }
 
 impl Name {
-    fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         match self {
             Name::Plain(text) | Name::Token { content: text } => text,
         }
@@ -125,7 +152,7 @@ impl Name {
 }
 
 impl Templates {
-    fn default_one(self) -> Option<String> {
+    pub(crate) fn default_one(self) -> Option<String> {
         match self {
             Templates::One(template) => Some(template),
             Templates::Named(all) => all.into_iter().find(|t| t.name == "default").map(|t| t.template),
@@ -133,11 +160,11 @@ impl Templates {
     }
 }
 
-fn wrong(file: &'static str, why: impl ToString) -> TextError {
+pub(crate) fn wrong(file: &'static str, why: impl ToString) -> TextError {
     TextError::File { file, why: why.to_string() }
 }
 
-fn parse<T: DeserializeOwned>(file: &'static str, bytes: &[u8]) -> Result<T, TextError> {
+pub(crate) fn parse<T: DeserializeOwned>(file: &'static str, bytes: &[u8]) -> Result<T, TextError> {
     serde_json::from_slice(bytes).map_err(|e| wrong(file, e))
 }
 

@@ -54,6 +54,16 @@ impl Pieces {
             },
             (Role::Verbatim | Role::Control, _) => self.bytes.extend(text.as_bytes()),
         }
+        self.close(role);
+    }
+
+    /// Appends a token that is spelled as it is.
+    pub(crate) fn push_bytes(&mut self, bytes: &[u8], role: Role) {
+        self.bytes.extend(bytes);
+        self.close(role);
+    }
+
+    fn close(&mut self, role: Role) {
         self.ends.push(self.bytes.len());
         self.control.push(role == Role::Control);
     }

@@ -1,7 +1,7 @@
-//! Values written the way Python writes them, which is what chat templates were made for: `json.dumps` and `str`.
-//! It knows nothing of templates.
+//! Values written the way Python writes them, which is what chat templates were made for: `json.dumps` and `str`; and
+//! methods of its strings. It knows nothing of templates.
 
-use minijinja::value::ValueKind;
+use minijinja::value::{ValueKind, from_args};
 use minijinja::{Error, ErrorKind, Value};
 
 /// Values nested deeper than this are refused.
@@ -107,6 +107,52 @@ pub(crate) fn text(value: &Value) -> Result<String, Error> {
             Ok(out)
         }
     }
+}
+
+/// A method of Python's strings that the template engine lacks or has otherwise; `None` if it is none of those.
+pub(crate) fn string_method(value: &Value, method: &str, args: &[Value]) -> Result<Option<Value>, Error> {
+    let Some(text) = value.as_str() else { return Ok(None) };
+    Ok(Some(match method {
+        "rsplit" => {
+            let (separator, at_most): (&str, Option<i64>) = from_args(args)?;
+            let n = at_most.and_then(|n| usize::try_from(n).ok()).map_or(usize::MAX, |n| n.saturating_add(1));
+            let mut parts: Vec<String> = text.rsplitn(n, separator).map(str::to_owned).collect();
+            parts.reverse();
+            Value::from(parts)
+        }
+        "partition" => {
+            let (separator,): (&str,) = from_args(args)?;
+            let (before, found, after) = match text.split_once(separator) {
+                Some((before, after)) => (before, separator, after),
+                None => (text, "", ""),
+            };
+            Value::from([before, found, after].map(str::to_owned).to_vec())
+        }
+        "removeprefix" => {
+            let (prefix,): (&str,) = from_args(args)?;
+            Value::from(text.strip_prefix(prefix).unwrap_or(text))
+        }
+        "removesuffix" => {
+            let (suffix,): (&str,) = from_args(args)?;
+            Value::from(text.strip_suffix(suffix).unwrap_or(text))
+        }
+        "title" => Value::from(titled(text)),
+        _ => return Ok(None),
+    }))
+}
+
+/// Every letter that follows none is a capital, the others are small.
+fn titled(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut after_letter = false;
+    for c in text.chars() {
+        match after_letter {
+            true => out.extend(c.to_lowercase()),
+            false => out.extend(c.to_uppercase()),
+        }
+        after_letter = c.is_alphabetic();
+    }
+    out
 }
 
 fn write_repr(value: &Value, depth: usize, out: &mut String) -> Result<(), Error> {

@@ -7,6 +7,7 @@ use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior, Value, context};
 use minijinja_contrib::pycompat;
 
+use crate::answer::{AnswerForm, STYLE_NAMES};
 use crate::python::{self, JsonStyle};
 use crate::{TextError, date};
 
@@ -27,6 +28,8 @@ const NAME: &str = "chat";
 /// in between is not, so a template is trusted as far as the weights it comes with.
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    form: AnswerForm,
+    declares_tools: bool,
     bos: String,
     eos: String,
 }
@@ -47,15 +50,50 @@ impl ChatTemplate {
         environment.set_undefined_behavior(UndefinedBehavior::Lenient);
         environment.set_fuel(Some(MAX_INSTRUCTIONS));
         environment.set_recursion_limit(MAX_RECURSION);
-        environment.set_unknown_method_callback(pycompat::unknown_method_callback);
+        environment.set_unknown_method_callback(|state, value, method, args| {
+            match python::string_method(value, method, args)? {
+                Some(result) => Ok(result),
+                None => pycompat::unknown_method_callback(state, value, method, args),
+            }
+        });
         environment.set_formatter(format);
         environment.add_filter("tojson", to_json);
+        // As in Python: nothing is no list, and what is not there is an empty one.
+        environment.add_test("iterable", |value: &Value| {
+            value.is_undefined() || !value.is_none() && value.try_iter().is_ok()
+        });
         environment.add_filter("string", |value: &Value| python::text(value));
         environment.add_function("raise_exception", |why: String| -> Result<Value, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, why))
         });
         environment.add_template_owned(NAME, source.to_owned()).map_err(failed)?;
-        Ok(ChatTemplate { environment, bos: bos.to_owned(), eos: eos.to_owned() })
+        // Some set the name themselves in a branch, so what is undeclared says too little.
+        let mut words = source.split(|c: char| !c.is_alphanumeric() && c != '_');
+        let declares_tools = words.any(|word| word == "tools");
+        let form = AnswerForm::of_template(source);
+        Ok(ChatTemplate { environment, form, declares_tools, bos: bos.to_owned(), eos: eos.to_owned() })
+    }
+
+    /// The same template for a model that calls tools in the style of this name.
+    ///
+    /// # Errors
+    /// If no style has it.
+    pub fn with_tool_style(mut self, name: &str) -> Result<ChatTemplate, TextError> {
+        self.form = self.form.with_style(name).ok_or_else(|| TextError::UnknownStyle {
+            found: name.to_owned(),
+            known: STYLE_NAMES.join(", "),
+        })?;
+        Ok(self)
+    }
+
+    /// How the model's answers are written.
+    pub fn form(&self) -> AnswerForm {
+        self.form
+    }
+
+    /// Whether conversations can declare tools.
+    pub fn declares_tools(&self) -> bool {
+        self.declares_tools
     }
 
     /// Lets the template ask for the date (`strftime_now`, in UTC). Without a clock that function is undefined,

@@ -1,7 +1,7 @@
 //! The tokenizer: text to token ids and back, whichever file it was read from. Merging is the `tokenizers` crate's;
 //! here are the control tokens, the byte table and what surrounds a text. It knows no chat format.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use aho_corasick::AhoCorasick;
@@ -10,11 +10,12 @@ use serde_json::Value;
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::tokenizer::OffsetType;
 use tokenizers::{
-    AddedToken, AddedVocabulary, Model, NormalizedString, Normalizer, NormalizerWrapper, OffsetReferential,
-    PreTokenizer, PreTokenizerWrapper,
+    AddedToken, AddedVocabulary, Model as _, NormalizedString, Normalizer, NormalizerWrapper,
+    OffsetReferential, PreTokenizer, PreTokenizerWrapper,
 };
 
 use crate::pieces::Pieces;
+use crate::tiktoken::{self, Ranks};
 use crate::{Detokenizer, GgufVocab, TextError, gguf, json};
 
 /// Tokens that end an answer in one family or another, beside the one a file calls EOS.
@@ -31,6 +32,10 @@ pub(crate) const END_OF_TURN: &[&str] = &[
     "<｜end▁of▁sentence｜>",
     "[EOS]",
     "[EOT]",
+    "<|return|>",
+    "<|call|>",
+    "<|user|>",
+    "<|observation|>",
 ];
 
 /// Entries a vocabulary may have at most.
@@ -42,15 +47,15 @@ const GUARD: char = '\u{FDD0}';
 
 /// Text to tokens and back.
 pub struct Tokenizer {
-    model: BPE,
-    normalizer: Option<NormalizerWrapper>,
-    pre_tokenizer: Option<PreTokenizerWrapper>,
+    model: Model,
     /// Found in every text.
     always: AddedVocabulary,
     /// Also found where control tokens count.
     with_control: AddedVocabulary,
     /// The texts of the control tokens, for `disarm`.
     control: AhoCorasick,
+    /// The same by name.
+    control_ids: HashMap<String, TokenId>,
     pieces: Arc<Pieces>,
     /// Put before and after a text when special tokens are asked for.
     prefix: Vec<TokenId>,
@@ -61,11 +66,24 @@ pub struct Tokenizer {
     chat_template: Option<String>,
 }
 
-/// What a file reader hands over.
-pub(crate) struct Parts {
-    pub(crate) model: BPE,
+/// How words become tokens.
+pub(crate) enum Model {
+    /// By a list of merges, in the steps of `tokenizer.json`.
+    Merges(Box<Merges>),
+    /// By the ranks of `tiktoken.model`.
+    Ranks(Ranks),
+}
+
+/// Steps in the order in which they see a text.
+pub(crate) struct Merges {
     pub(crate) normalizer: Option<NormalizerWrapper>,
     pub(crate) pre_tokenizer: Option<PreTokenizerWrapper>,
+    pub(crate) model: BPE,
+}
+
+/// What a file reader hands over.
+pub(crate) struct Parts {
+    pub(crate) model: Model,
     /// Control tokens (`special`) and user-defined ones.
     pub(crate) added: Vec<(TokenId, AddedToken)>,
     pub(crate) pieces: Pieces,
@@ -94,6 +112,31 @@ impl Tokenizer {
         Tokenizer::assemble(json::read(tokenizer, config)?)
     }
 
+    /// From the contents of `tiktoken.model`, and `tokenizer_config.json`, which names the special tokens.
+    ///
+    /// # Errors
+    /// If a file is not what it should be, or the two do not fit together.
+    pub fn from_tiktoken(ranks: &[u8], config: &[u8]) -> Result<Tokenizer, TextError> {
+        Tokenizer::assemble(tiktoken::read(ranks, config)?)
+    }
+
+    /// Also ends answers with the tokens that `generation_config.json` names.
+    ///
+    /// # Errors
+    /// If the file is not what it should be, or a token is outside the vocabulary.
+    pub fn with_generation_config(mut self, config: &[u8]) -> Result<Tokenizer, TextError> {
+        for token in json::stop_tokens(config)? {
+            if token.0 as usize >= self.n_tokens() {
+                let why = format!("eos_token_id {}; expected less than {}", token.0, self.n_tokens());
+                return Err(json::wrong(json::GENERATION, why));
+            }
+            if !self.eos_tokens.contains(&token) {
+                self.eos_tokens.push(token);
+            }
+        }
+        Ok(self)
+    }
+
     fn assemble(parts: Parts) -> Result<Tokenizer, TextError> {
         let n_bytes: usize = parts.added.iter().map(|(_, token)| token.content.len()).sum();
         if n_bytes > MAX_ADDED_BYTES {
@@ -101,18 +144,19 @@ impl Tokenizer {
                 "control and user-defined tokens take {n_bytes} bytes; expected at most {MAX_ADDED_BYTES}"
             )));
         }
-        let normalizer = parts.normalizer.as_ref();
+        let normalizer = parts.model.normalizer();
         let control = parts.added.iter().filter(|(_, token)| token.special && !token.content.is_empty());
-        let control = AhoCorasick::new(control.map(|(_, token)| &token.content))
+        let control_ids: HashMap<String, TokenId> =
+            control.map(|(id, token)| (token.content.clone(), *id)).collect();
+        let control = AhoCorasick::new(control_ids.keys())
             .map_err(|e| TextError::Vocabulary(format!("control tokens: {e}")))?;
         Ok(Tokenizer {
             always: added_vocabulary(&parts.added, normalizer, |token| !token.special)?,
             with_control: added_vocabulary(&parts.added, normalizer, |_| true)?,
             control,
+            control_ids,
             eos_tokens: eos_tokens(&parts),
             model: parts.model,
-            normalizer: parts.normalizer,
-            pre_tokenizer: parts.pre_tokenizer,
             pieces: Arc::new(parts.pieces),
             prefix: parts.prefix,
             suffix: parts.suffix,
@@ -150,14 +194,19 @@ impl Tokenizer {
         tokens: &mut Vec<TokenId>,
     ) -> tokenizers::Result<()> {
         let added = if parse_special { &self.with_control } else { &self.always };
-        let normalizer = Unguard { drop_guards: parse_special, then: self.normalizer.as_ref() };
+        let normalizer = Unguard { drop_guards: parse_special, then: self.model.normalizer() };
         let mut words = added.extract_and_normalize(Some(&normalizer), text);
-        if let Some(pre_tokenizer) = &self.pre_tokenizer {
-            pre_tokenizer.pre_tokenize(&mut words)?;
+        if let Model::Merges(merges) = &self.model {
+            if let Some(pre_tokenizer) = &merges.pre_tokenizer {
+                pre_tokenizer.pre_tokenize(&mut words)?;
+            }
+            words.tokenize(|word| merges.model.tokenize(word.get()))?;
         }
-        words.tokenize(|word| self.model.tokenize(word.get()))?;
-        for (_, _, found) in words.get_splits(OffsetReferential::Normalized, OffsetType::Byte) {
-            tokens.extend(found.iter().flatten().map(|token| TokenId(token.id)));
+        for (text, _, found) in words.get_splits(OffsetReferential::Normalized, OffsetType::Byte) {
+            match (found, &self.model) {
+                (None, Model::Ranks(ranks)) => ranks.encode_to(text, tokens)?,
+                (found, _) => tokens.extend(found.iter().flatten().map(|token| TokenId(token.id))),
+            }
         }
         Ok(())
     }
@@ -205,6 +254,12 @@ impl Tokenizer {
     /// Decodes a text from its beginning.
     pub fn detokenizer(&self) -> Detokenizer {
         Detokenizer::new(self.pieces.clone())
+    }
+
+    /// The same, with the control tokens that `marks` names written out.
+    pub fn detokenizer_showing(&self, marks: &[&str]) -> Detokenizer {
+        let shown = marks.iter().filter_map(|mark| self.control_ids.get(*mark).copied());
+        Detokenizer::new(self.pieces.clone()).showing(shown.collect())
     }
 
     /// Decodes what follows `prompt`: its text is what decoding both together gives, less the prompt's text. So
@@ -257,6 +312,15 @@ impl Tokenizer {
     fn name(&self, token: Option<TokenId>) -> String {
         let bytes = token.and_then(|token| self.pieces.bytes(token)).unwrap_or_default();
         String::from_utf8_lossy(bytes).into_owned()
+    }
+}
+
+impl Model {
+    fn normalizer(&self) -> Option<&NormalizerWrapper> {
+        match self {
+            Model::Merges(merges) => merges.normalizer.as_ref(),
+            Model::Ranks(_) => None,
+        }
     }
 }
 

@@ -136,6 +136,18 @@ fn answers_end_with_any_end_of_turn() {
 }
 
 #[test]
+fn a_generation_config_adds_stop_tokens() {
+    let with = |config: &str| byte_level("smollm").with_generation_config(config.as_bytes());
+    let tokens = |config| with(config).unwrap().eos_tokens().to_vec();
+    assert_eq!(tokens("{}"), [TokenId(2), TokenId(0)]);
+    assert_eq!(tokens("{\"eos_token_id\": 7}"), [TokenId(2), TokenId(0), TokenId(7)]);
+    assert_eq!(tokens("{\"eos_token_id\": [0, 5], \"x\": 1}"), [TokenId(2), TokenId(0), TokenId(5)]);
+    let error = with("{\"eos_token_id\": 1401}").err().unwrap().to_string();
+    assert_eq!(error, "generation_config.json: eos_token_id 1401; expected less than 1401");
+    assert!(with("{\"eos_token_id\": -1}").is_err());
+}
+
+#[test]
 fn what_follows_a_prompt_keeps_its_space() {
     let tokenizer = sentence_piece();
     let all = tokenizer.encode("and then there", true, false).unwrap();

@@ -66,3 +66,53 @@ fn hostile_templates_end_in_errors() {
     render(&format!("{{{{ {deep} }}}}"), json!([])).unwrap_err();
     render(&"x".repeat(2 << 20), json!([])).unwrap_err();
 }
+
+/// Templates in the manner of each family that calls tools (`tests/golden/styles.json`, made by
+/// `xtask/golden/styles.py`).
+#[test]
+fn as_transformers_renders() {
+    let path = format!("{}/tests/golden/styles.json", env!("CARGO_MANIFEST_DIR"));
+    let golden: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let now_s = golden["now_s"].as_u64().unwrap();
+    let cases = golden["cases"].as_array().unwrap();
+    assert!(cases.len() > 100);
+    let mut wrong = Vec::new();
+    for case in cases {
+        let name = case["template"].as_str().unwrap();
+        let source = golden["templates"][name].as_str().unwrap();
+        let template = ChatTemplate::new(source, "<s>", "</s>").unwrap().with_clock(move || now_s);
+        let at = case["conversation"].as_u64().unwrap() as usize;
+        let conversation = &golden["conversations"][at];
+        let tools = Some(&conversation["tools"]).filter(|tools| !tools.is_null());
+        let found = template.render(&conversation["messages"], tools, case["prompt"].as_bool().unwrap());
+        match (&found, case["text"].as_str()) {
+            (Ok(text), Some(expected)) if text == expected => {}
+            (Err(error), None) if error.to_string().ends_with(case["error"].as_str().unwrap()) => {}
+            _ => wrong.push(format!("{name}, conversation {at}: expected {case:#}\nfound {found:#?}")),
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n\n"));
+}
+
+#[test]
+fn styles_are_recognised_in_templates() {
+    let path = format!("{}/tests/golden/styles.json", env!("CARGO_MANIFEST_DIR"));
+    let golden: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    for (name, style) in [
+        ("kimi", Some("kimi")),
+        ("deepseek", Some("deepseek-v3.1")),
+        ("qwen", Some("hermes")),
+        ("glm", Some("glm")),
+        ("harmony", Some("harmony")),
+        ("llama", Some("llama3")),
+        ("corners", None),
+    ] {
+        let template = ChatTemplate::new(golden["templates"][name].as_str().unwrap(), "", "").unwrap();
+        assert_eq!(template.form().style().map(|style| style.name()), style, "{name}");
+        assert_eq!(template.declares_tools(), style.is_some(), "{name}");
+    }
+    let template = ChatTemplate::new("{{ messages }}", "", "").unwrap();
+    assert_eq!(template.with_tool_style("glm").unwrap().form().style().unwrap().name(), "glm");
+    let error = ChatTemplate::new("", "", "").unwrap().with_tool_style("quux").err().unwrap().to_string();
+    assert!(error.contains("\"quux\"") && error.contains("hermes"), "{error}");
+}

@@ -8,12 +8,14 @@ use axum::response::{IntoResponse, Response};
 use base::Usage;
 use serde::Serialize;
 
+use text::Part;
+
+use super::calls::{Numbering, ToolCall, ToolCallDelta};
 use super::logprobs::{self, ChatLogprobs};
 use super::request::{self, Reading};
 use super::shape::{self, Chunk, Head, UsageBody};
-use crate::answer::{Answer, Finish, Whole};
+use crate::answer::{Answer, Finish, Said, Whole};
 use crate::ask::Delivery;
-use crate::cut::Piece;
 use crate::errors::ApiError;
 use crate::params::Params;
 use crate::state::Server;
@@ -27,17 +29,18 @@ pub(crate) async fn create(
     let model = super::models::served(&server, request::model(&mut params)?)?;
     let asked = request::chat(params, Reading::of(&server))?;
     let with_logprobs = asked.ask.sampling.n_logprobs.is_some();
+    let calls = Numbering::new(server.clone(), asked.ask.prompt.n_calls());
     let answer = Answer::start(&server, asked.ask).await?;
     let head =
         |object| Head { id: server.fresh_id("chatcmpl"), object, created: (server.app.unix_time_s)(), model };
     match asked.delivery {
         Delivery::Whole => {
             let head = head("chat.completion");
-            Ok(Json(completion(head, answer.whole().await?, with_logprobs)).into_response())
+            Ok(Json(completion(head, answer.whole().await?, with_logprobs, calls)).into_response())
         }
         Delivery::Stream { include_usage } => {
             let head = head("chat.completion.chunk");
-            Ok(stream::respond(answer, Chunks { head, include_usage, with_logprobs }))
+            Ok(stream::respond(answer, Chunks { head, include_usage, with_logprobs, calls }))
         }
     }
 }
@@ -61,16 +64,28 @@ struct Choice {
 #[derive(Serialize)]
 struct Message {
     role: &'static str,
-    content: String,
+    /// Null in an answer that is calls alone.
+    content: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_content: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tool_calls: Vec<ToolCall>,
     refusal: Option<()>,
 }
 
-fn completion(head: Head, whole: Whole, with_logprobs: bool) -> Completion {
-    let Piece { text, tokens } = whole.piece;
+fn completion(head: Head, whole: Whole, with_logprobs: bool, mut calls: Numbering) -> Completion {
+    let tool_calls: Vec<_> = whole.calls.into_iter().map(|call| calls.whole(call)).collect();
+    let message = Message {
+        role: "assistant",
+        content: (!whole.content.is_empty() || tool_calls.is_empty()).then_some(whole.content),
+        reasoning_content: (!whole.reasoning.is_empty()).then_some(whole.reasoning),
+        tool_calls,
+        refusal: None,
+    };
     let choice = Choice {
         index: 0,
-        message: Message { role: "assistant", content: text, refusal: None },
-        logprobs: with_logprobs.then(|| logprobs::for_chat(tokens)),
+        message,
+        logprobs: with_logprobs.then(|| logprobs::for_chat(whole.tokens)),
         finish_reason: shape::finish_reason(whole.finish),
     };
     Completion { head, choices: [choice], usage: whole.usage.into() }
@@ -90,6 +105,10 @@ struct Delta {
     role: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     content: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_content: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool_calls: Option<[ToolCallDelta; 1]>,
 }
 
 /// The events of one streamed answer.
@@ -97,6 +116,7 @@ struct Chunks {
     head: Head,
     include_usage: bool,
     with_logprobs: bool,
+    calls: Numbering,
 }
 
 impl Chunks {
@@ -108,12 +128,23 @@ impl Chunks {
 
 impl Dialect for Chunks {
     fn open(&mut self) -> Vec<Sent> {
-        self.chunk(Delta { role: Some("assistant"), content: Some(String::new()) }, None)
+        let delta = Delta { role: Some("assistant"), content: Some(String::new()), ..Delta::default() };
+        self.chunk(delta, None)
     }
 
-    fn piece(&mut self, piece: Piece) -> Vec<Sent> {
-        let logprobs = self.with_logprobs.then(|| logprobs::for_chat(piece.tokens));
-        self.chunk(Delta { role: None, content: Some(piece.text) }, logprobs)
+    fn said(&mut self, said: Said) -> Vec<Sent> {
+        let mut delta = Delta::default();
+        match said.part {
+            Part::Content(text) => delta.content = Some(text),
+            Part::Reasoning(text) => delta.reasoning_content = Some(text),
+            Part::Call(name) => delta.tool_calls = Some([self.calls.head(name)]),
+            Part::Arguments(text) => delta.tool_calls = Some([self.calls.arguments(text)]),
+            // Says nothing that the next delta does not say.
+            Part::CallEnd if said.tokens.is_empty() => return Vec::new(),
+            Part::CallEnd => {}
+        }
+        let logprobs = self.with_logprobs.then(|| logprobs::for_chat(said.tokens));
+        self.chunk(delta, logprobs)
     }
 
     fn end(&mut self, finish: Finish, usage: Usage) -> Vec<Sent> {

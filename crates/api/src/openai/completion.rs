@@ -11,9 +11,11 @@ use serde::Serialize;
 use super::logprobs::{self, CompletionLogprobs};
 use super::request::{self, Reading};
 use super::shape::{self, Chunk, Head, UsageBody};
-use crate::answer::{Answer, Finish};
+use text::Part;
+
+use crate::answer::{Answer, Finish, Said};
 use crate::ask::Delivery;
-use crate::cut::Piece;
+use crate::cut::ScoredToken;
 use crate::errors::ApiError;
 use crate::params::Params;
 use crate::state::Server;
@@ -33,7 +35,7 @@ pub(crate) async fn create(
     match asked.delivery {
         Delivery::Whole => {
             let whole = answer.whole().await?;
-            let choice = choice(whole.piece, with_logprobs, Some(whole.finish));
+            let choice = choice(whole.content, &whole.tokens, with_logprobs, Some(whole.finish));
             let body = Completion { head, choices: [choice], usage: whole.usage.into() };
             Ok(Json(body).into_response())
         }
@@ -60,11 +62,11 @@ struct Choice {
     finish_reason: Option<&'static str>,
 }
 
-fn choice(piece: Piece, with_logprobs: bool, finish: Option<Finish>) -> Choice {
+fn choice(text: String, tokens: &[ScoredToken], with_logprobs: bool, finish: Option<Finish>) -> Choice {
     Choice {
         index: 0,
-        logprobs: with_logprobs.then(|| logprobs::for_completion(&piece.tokens)),
-        text: piece.text,
+        logprobs: with_logprobs.then(|| logprobs::for_completion(tokens)),
+        text,
         finish_reason: finish.map(shape::finish_reason),
     }
 }
@@ -81,13 +83,15 @@ impl Dialect for Chunks {
         Vec::new()
     }
 
-    fn piece(&mut self, piece: Piece) -> Vec<Sent> {
-        let choices = vec![choice(piece, self.with_logprobs, None)];
+    fn said(&mut self, said: Said) -> Vec<Sent> {
+        // A completion is content and nothing else.
+        let Part::Content(text) = said.part else { return Vec::new() };
+        let choices = vec![choice(text, &said.tokens, self.with_logprobs, None)];
         vec![shape::event(&Chunk { head: &self.head, choices, usage: self.include_usage.then_some(None) })]
     }
 
     fn end(&mut self, finish: Finish, usage: Usage) -> Vec<Sent> {
-        let last = choice(Piece::default(), false, Some(finish));
+        let last = choice(String::new(), &[], false, Some(finish));
         shape::closing(&self.head, last, self.include_usage, usage)
     }
 

@@ -4,8 +4,10 @@
 use base::TokenId;
 use serde_json::{Value, json};
 
-use super::messages;
-use crate::ask::{self, Ask, Delivery, MAX_LOGPROBS, MaxTokens, Prompt};
+use text::ToolStyle;
+
+use super::{messages, tools};
+use crate::ask::{self, Ask, Conversation, Delivery, MAX_LOGPROBS, MaxTokens, Prompt};
 use crate::params::{Inert, ParamError, Params};
 use crate::state::Server;
 
@@ -26,11 +28,21 @@ pub(crate) struct Reading {
     pub(crate) n_tokens: usize,
     /// The seed of requests that bring none.
     pub(crate) seed: u64,
+    /// Whether conversations can declare tools.
+    pub(crate) declares_tools: bool,
+    /// How the model calls them.
+    pub(crate) style: Option<ToolStyle>,
 }
 
 impl Reading {
     pub(crate) fn of(server: &Server) -> Reading {
-        Reading { n_tokens: server.app.tokenizer.n_tokens(), seed: (server.app.random)() }
+        let template = server.app.template.as_ref();
+        Reading {
+            n_tokens: server.app.tokenizer.n_tokens(),
+            seed: (server.app.random)(),
+            declares_tools: template.is_some_and(|template| template.declares_tools()),
+            style: template.and_then(|template| template.form().style()),
+        }
     }
 }
 
@@ -48,17 +60,10 @@ const INERT: [Inert; 5] = [
 ];
 
 /// Not honoured by chat completions.
-const INERT_IN_CHAT: [Inert; 16] = [
+const INERT_IN_CHAT: [Inert; 13] = [
     Inert { name: "store", accepted: "false", is_no_op: |v| *v == false },
     Inert { name: "metadata", accepted: "an object", is_no_op: Value::is_object },
     Inert { name: "response_format", accepted: "{\"type\": \"text\"}", is_no_op: is_text_format },
-    Inert { name: "tools", accepted: "an empty array", is_no_op: |v| *v == json!([]) },
-    Inert {
-        name: "tool_choice",
-        accepted: "\"none\" or \"auto\"",
-        is_no_op: |v| *v == "none" || *v == "auto",
-    },
-    Inert { name: "parallel_tool_calls", accepted: "true or false", is_no_op: Value::is_boolean },
     Inert { name: "functions", accepted: "an empty array", is_no_op: |v| *v == json!([]) },
     Inert {
         name: "function_call",
@@ -94,7 +99,12 @@ pub(crate) fn model(params: &mut Params) -> Result<String, ParamError> {
 
 /// Takes the rest of a chat request.
 pub(crate) fn chat(mut params: Params, reading: Reading) -> Result<Asked, ParamError> {
-    let prompt = Prompt::Chat(messages::take(&mut params)?);
+    let messages = messages::take(&mut params, reading.style)?;
+    let prompt = Prompt::Chat(Conversation {
+        messages: messages.list,
+        n_calls: messages.n_calls,
+        tools: tools::take(&mut params, reading)?,
+    });
     let n_logprobs = chat_logprobs(&mut params)?;
     let max_tokens = ask::max_tokens(&mut params, &["max_completion_tokens", "max_tokens"])?;
     params.accept_inert(&INERT_IN_CHAT)?;
@@ -180,7 +190,7 @@ fn token(id: &Value, n_tokens: usize) -> Result<TokenId, ParamError> {
 mod tests {
     use super::*;
 
-    const READING: Reading = Reading { n_tokens: 100, seed: 1 };
+    const READING: Reading = Reading { n_tokens: 100, seed: 1, declares_tools: false, style: None };
 
     fn chat_with(extra: Value) -> Result<Asked, (String, &'static str)> {
         read(chat, json!({"messages": [{"role": "user", "content": "hi"}]}), extra)
@@ -217,7 +227,7 @@ mod tests {
     fn what_is_not_honoured_is_refused_by_name() {
         for (extra, code) in [
             (json!({"n": 2}), "unsupported_parameter"),
-            (json!({"tools": [{"type": "function"}]}), "unsupported_parameter"),
+            (json!({"tool_choice": "required"}), "unsupported_parameter"),
             (json!({"response_format": {"type": "json_object"}}), "unsupported_parameter"),
             (json!({"response_format": {"type": "text", "x": 1}}), "unsupported_parameter"),
             (json!({"store": true}), "unsupported_parameter"),

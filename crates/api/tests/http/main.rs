@@ -9,3 +9,4 @@ mod fuzz;
 mod refusals;
 mod rig;
 mod surface;
+mod tools;

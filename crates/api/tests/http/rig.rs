@@ -1,4 +1,4 @@
-//! A router over a fake engine whose vocabulary is the 256 bytes and two marks, so that tests can spell any
+//! A router over a fake engine whose vocabulary is the 256 bytes and some marks, so that tests can spell any
 //! answer, also one that is cut inside a character.
 
 use std::sync::Arc;
@@ -15,6 +15,16 @@ use serde_json::{Value, json};
 use text::{ChatTemplate, Tokenizer};
 use tokio::task::JoinHandle;
 use tower::ServiceExt;
+
+/// Control tokens behind the two marks, for models that call tools.
+pub(crate) const KIMI_MARKS: [&str; 6] = [
+    "<|tool_calls_section_begin|>",
+    "<|tool_calls_section_end|>",
+    "<|tool_call_begin|>",
+    "<|tool_call_argument_begin|>",
+    "<|tool_call_end|>",
+    "<|tools|>",
+];
 
 pub(crate) const MODEL: &str = "bytes";
 pub(crate) const CONTEXT_LEN: u32 = 200;
@@ -93,6 +103,11 @@ impl Rig {
     pub(crate) fn say(&self, id: RequestId, bytes: &[u8]) {
         let output = |byte: &u8| Output::Token { id, sampled: sampled(TokenId(u32::from(*byte))) };
         self.client.deliver(bytes.iter().map(output).collect());
+    }
+
+    pub(crate) fn say_tokens(&self, id: RequestId, tokens: &[TokenId]) {
+        let output = |token: &TokenId| Output::Token { id, sampled: sampled(*token) };
+        self.client.deliver(tokens.iter().map(output).collect());
     }
 
     pub(crate) fn end(&self, id: RequestId, reason: FinishReason) {
@@ -205,9 +220,12 @@ fn tokenizer() -> Tokenizer {
             "normalized": false, "special": true,
         })
     };
+    let kimi = (258..).zip(KIMI_MARKS).map(|(id, content)| mark(id, content));
+    let marks: Vec<Value> =
+        [mark(256, "<|im_start|>"), mark(257, "<|im_end|>")].into_iter().chain(kimi).collect();
     let file = json!({
         "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
-        "added_tokens": [mark(256, "<|im_start|>"), mark(257, "<|im_end|>")],
+        "added_tokens": marks,
         "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false},
         "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false},
         "model": {"type": "BPE", "vocab": vocab, "merges": []},

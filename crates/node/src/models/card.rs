@@ -33,6 +33,9 @@ pub struct Card {
     pub format: Format,
     /// Number format of the weights as files name it, "Q4_K_M".
     pub quantisation: String,
+    /// How the model calls tools, where its chat template does not show it: a name of `text::STYLE_NAMES`.
+    #[serde(default, deserialize_with = "tool_style")]
+    pub tool_style: Option<String>,
     /// All files of the checkpoint; at least one.
     #[serde(deserialize_with = "at_least_one")]
     pub files: Vec<CardFile>,
@@ -176,6 +179,15 @@ fn at_least_one<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Resu
     }
 }
 
+fn tool_style<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    let name = String::deserialize(from)?;
+    if text::STYLE_NAMES.contains(&&*name) {
+        return Ok(Some(name));
+    }
+    let known = text::STYLE_NAMES.join(", ");
+    Err(D::Error::custom(format!("expected one of: {known}, found {name:?}")))
+}
+
 fn size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Bytes>, D::Error> {
     match u64::deserialize(from)? {
         0 => Err(D::Error::custom("expected the size of the file, found 0")),
@@ -316,7 +328,22 @@ sources = [
 
     fn problem(from: &str, to: &str) -> CardProblem {
         assert!(GOOD.contains(from), "{from}");
-        Card::parse(Path::new("my.toml"), &GOOD.replacen(from, to, 1)).unwrap_err()
+        problem_of(&GOOD.replacen(from, to, 1))
+    }
+
+    fn problem_of(text: &str) -> CardProblem {
+        Card::parse(Path::new("my.toml"), text).unwrap_err()
+    }
+
+    #[test]
+    fn a_tool_style_is_a_known_one() {
+        let style =
+            |name: &str| GOOD.replacen("[[files]]", &format!("tool_style = \"{name}\"\n[[files]]"), 1);
+        let card = Card::parse(Path::new("my.toml"), &style("kimi")).unwrap();
+        assert_eq!(card.tool_style.as_deref(), Some("kimi"));
+        let problem = problem_of(&style("klingon"));
+        assert_eq!(problem.field.as_deref(), Some("tool_style"));
+        assert!(problem.message.contains("hermes") && problem.message.contains("klingon"), "{problem}");
     }
 
     #[test]
