@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use common::{Answers, Grid, answers, cpu, grid, max_delta, with_model};
 use plan::BackendKind;
@@ -12,9 +12,10 @@ use weights::synthetic::{Arch, Packing};
 
 /// Largest difference of any log-probability between one rank and a tensor split: sums of partial products round
 /// differently.
-const MAX_TP_DELTA: f32 = 1e-2;
-/// The same where products round their inputs to 8 bits: what differs in its last bit may fall to another code.
-const MAX_CODED_TP_DELTA: f32 = 5e-2;
+const MAX_TP_DELTA: f32 = 2e-2;
+/// The same of a prompt's first token where products round their inputs to 8 bits: what differs in its last bit may fall to another
+/// code, and later tokens may be others.
+const MAX_CODED_TP_DELTA: f32 = 0.25;
 
 fn cpu_answers(path: &Path, grid: Grid) -> Answers {
     answers(path, grid, &[BackendKind::Cpu], cpu)
@@ -31,14 +32,24 @@ fn pipelines_give_the_same_bits(arch: Arch) {
 }
 
 fn tensor_splits_agree(arch: Arch) {
-    with_model(arch, |path| splits_agree(path, MAX_TP_DELTA));
+    with_model(arch, |path| splits_agree(path, MAX_TP_DELTA, max_delta));
 }
 
-fn splits_agree(path: &Path, max: f32) {
+/// Of the first token of every answer.
+fn first_delta(a: &Answers, b: &Answers) -> f32 {
+    let mut max = 0f32;
+    for (id, tokens) in a {
+        let other: BTreeMap<_, _> = b[id][0].top.iter().copied().collect();
+        max = tokens[0].top.iter().map(|(t, lp)| (lp - other[t]).abs()).fold(max, f32::max);
+    }
+    max
+}
+
+fn splits_agree(path: &Path, max: f32, delta: impl Fn(&Answers, &Answers) -> f32) {
     let one = cpu_answers(path, grid(1, 1));
     let uneven = Grid { tp: 2, pp: 1, split: Some(&[1, 2]) };
     for g in [grid(2, 1), uneven, grid(3, 1), grid(2, 2)] {
-        let delta = max_delta(&one, &cpu_answers(path, g));
+        let delta = delta(&one, &cpu_answers(path, g));
         println!("tp {} pp {} split {:?}: max |Δ log-probability| {delta}", g.tp, g.pp, g.split);
         assert!(delta < max, "tp {} pp {}: {delta}", g.tp, g.pp);
     }
@@ -78,7 +89,7 @@ fn qwen3_moe_tensor_splits_agree() {
 fn glm4_moe_tensor_splits_agree() {
     let dir = tempfile::tempdir().unwrap();
     common::recipe(Arch::Glm4Moe).write_hf(dir.path()).unwrap();
-    splits_agree(dir.path(), MAX_TP_DELTA);
+    splits_agree(dir.path(), MAX_TP_DELTA, max_delta);
 }
 
 /// Codes and their scales are cut too: between groups, by rows as by columns.
@@ -86,7 +97,7 @@ fn glm4_moe_tensor_splits_agree() {
 fn int4_tensor_splits_agree() {
     let dir = tempfile::tempdir().unwrap();
     common::recipe(Arch::DeepseekV3).write_hf_packed(dir.path(), Packing::Int4).unwrap();
-    splits_agree(dir.path(), MAX_CODED_TP_DELTA);
+    splits_agree(dir.path(), MAX_CODED_TP_DELTA, first_delta);
 }
 
 #[test]

@@ -81,7 +81,7 @@ fn every_code_has_its_value() {
 /// Also where the power of two is none that a half float holds.
 #[test]
 fn every_group_has_its_power_of_two() {
-    let codes: Vec<u8> = (0..16u8).map(|i| (2 * i) % 16 | ((2 * i + 1) % 16) << 4).collect();
+    let codes: Vec<u8> = (0..16u8).map(|i| (2 * i) % 16 + 16 * ((2 * i + 1) % 16)).collect();
     for exponents in [[100, 120], [127, 10], [250, 140], [104, 143]] {
         let codes = codes.repeat(2);
         let view = Mxfp4View {

@@ -189,3 +189,23 @@ impl<B: Backend> decoder::Attention<B> for Attention<B> {
 
 /// A stage of the model.
 pub(crate) type Model<B> = decoder::Decoder<B, Attention<B>, experts::Mlp<B>>;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// What the published configurations say, and the scales that follow: 0.144680 for Kimi-K2, 0.135234 for DeepSeek-V3.
+    #[test]
+    fn scores_are_scaled_as_published() {
+        for (factor, scale) in [(64.0, 0.144_680), (40.0, 0.135_234)] {
+            let config = json!({
+                "q_lora_rank": 1536, "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128,
+                "rope_scaling": {"type": "yarn", "factor": factor, "mscale": 1.0, "mscale_all_dim": 1.0},
+            });
+            let latent = latent(&Json(&config)).unwrap();
+            assert!((latent.scale - scale).abs() < 1e-6, "{}", latent.scale);
+        }
+    }
+}

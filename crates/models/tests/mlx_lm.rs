@@ -25,8 +25,10 @@ use serde_json::json;
 use tempfile::TempDir;
 use weights::synthetic::{Recipe, Rope};
 
-/// Largest difference of any logit; with a KV cache of 16 bits, of any in the better quarter of the rows.
+/// Largest difference of any logit.
 const MAX_DELTA: f32 = 1e-4;
+/// With a KV cache of 16 bits, of any in the better quarter of the rows.
+const MAX_DELTA_QUARTER: f32 = 5e-4;
 /// Largest difference of any logit with a KV cache of 16 bits. Both sides round keys and values alike, but one that lies
 /// between two half floats and differs in its last bit of f32 may fall to either, and later rows see it.
 const MAX_DELTA_ROUNDED: f32 = 5e-3;
@@ -195,7 +197,9 @@ fn row_deltas(expected: &[f32], found: &[f32]) -> Result<Vec<f32>, Failed> {
 fn judge_rows(device: &Device, mut deltas: Vec<f32>) -> Result<Completion, Failed> {
     deltas.sort_by(f32::total_cmp);
     let (quarter, worst) = (deltas[deltas.len() / 4], deltas[deltas.len() - 1]);
-    for (rows, delta, max) in [("a quarter of the", quarter, MAX_DELTA), ("all", worst, device.max_delta)] {
+    for (rows, delta, max) in
+        [("a quarter of the", quarter, MAX_DELTA_QUARTER), ("all", worst, device.max_delta)]
+    {
         if delta.is_nan() || delta > max {
             return Err(format!("{rows} rows: expected logits within {max:e}, found {delta:e}").into());
         }

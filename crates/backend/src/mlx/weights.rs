@@ -225,7 +225,7 @@ fn write_floats(views: &[WeightView<'_>], dtype: Dtype, bytes: &mut [u8]) -> Res
                     kernels::dequantize(view.dtype, bytes, &mut row);
                 }
                 WeightView::Fp8(view) => kernels::fp8_row(view, r, &mut row),
-                WeightView::Affine(_) | WeightView::Mxfp4(_) => continue, // these have codes
+                WeightView::Affine(_) | WeightView::Mxfp4(_) => {} // these have codes
             }
             put_floats(&row, dtype, to);
             rest = after;
