@@ -13,9 +13,9 @@ use weights::synthetic::{Arch, Packing};
 /// Largest difference of any log-probability between one rank and a tensor split: sums of partial products round
 /// differently.
 const MAX_TP_DELTA: f32 = 2e-2;
-/// The same of a prompt's first token where products round their inputs to 8 bits: what differs in its last bit may fall to another
-/// code, and later tokens may be others.
-const MAX_CODED_TP_DELTA: f32 = 0.25;
+/// The mean difference for a prompt's first token where products round their inputs to 8 bits: what differs in its last bit may fall
+/// to another code, and later tokens may be others. Columns cut in the wrong place make it several times larger.
+const MAX_CODED_TP_DELTA: f32 = 0.15;
 
 fn cpu_answers(path: &Path, grid: Grid) -> Answers {
     answers(path, grid, &[BackendKind::Cpu], cpu)
@@ -35,14 +35,14 @@ fn tensor_splits_agree(arch: Arch) {
     with_model(arch, |path| splits_agree(path, MAX_TP_DELTA, max_delta));
 }
 
-/// Of the first token of every answer.
+/// The mean over all words for the first token of every answer.
 fn first_delta(a: &Answers, b: &Answers) -> f32 {
-    let mut max = 0f32;
+    let mut deltas = Vec::new();
     for (id, tokens) in a {
         let other: BTreeMap<_, _> = b[id][0].top.iter().copied().collect();
-        max = tokens[0].top.iter().map(|(t, lp)| (lp - other[t]).abs()).fold(max, f32::max);
+        deltas.extend(tokens[0].top.iter().map(|(t, lp)| (lp - other[t]).abs()));
     }
-    max
+    deltas.iter().sum::<f32>() / deltas.len() as f32
 }
 
 fn splits_agree(path: &Path, max: f32, delta: impl Fn(&Answers, &Answers) -> f32) {
@@ -50,7 +50,7 @@ fn splits_agree(path: &Path, max: f32, delta: impl Fn(&Answers, &Answers) -> f32
     let uneven = Grid { tp: 2, pp: 1, split: Some(&[1, 2]) };
     for g in [grid(2, 1), uneven, grid(3, 1), grid(2, 2)] {
         let delta = delta(&one, &cpu_answers(path, g));
-        println!("tp {} pp {} split {:?}: max |Δ log-probability| {delta}", g.tp, g.pp, g.split);
+        println!("tp {} pp {} split {:?}: |Δ log-probability| {delta}", g.tp, g.pp, g.split);
         assert!(delta < max, "tp {} pp {}: {delta}", g.tp, g.pp);
     }
 }
