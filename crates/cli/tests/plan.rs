@@ -30,7 +30,6 @@ fn four_studios_run_kimi() {
     let (text, _) = plan(&["kimi-k2-thinking", "--on", STUDIOS], 0);
     for says in [
         "594.2 GB of weights",
-        "prediction only",
         "tensor parallel × 4 for one request",
         "16 of 64",
         "512 of 2048 columns of 384 experts",

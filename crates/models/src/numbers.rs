@@ -29,9 +29,7 @@ pub fn cost_of_config(json: &Value, stored: Option<Bytes>) -> Result<ModelCost, 
         let bits = bytes.0 as f64 * 8.0 / shape.cost().n_params().max(1) as f64;
         shape.formats = Formats::all(Format { bits, is_quantised: bits < 16.0, group_size: BLOCK_LEN });
     }
-    let is_plain =
-        stored.is_some() || !shape.formats.dense.is_quantised && !shape.formats.experts.is_quantised;
-    Ok(ModelCost { is_runnable: Architecture::find(name).is_ok() && is_plain, ..shape.cost() })
+    Ok(ModelCost { is_runnable: Architecture::find(name).is_ok(), ..shape.cost() })
 }
 
 /// Values that the formats of whole files keep together.

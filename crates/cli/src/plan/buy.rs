@@ -32,7 +32,7 @@ fn print(subject: &Subject, found: &Offers, load: Load, money: &Money) -> Result
         subject.name, load.n_sequences, load.context_len
     ))?;
     if !subject.cost.is_runnable {
-        line("prediction only: this program cannot run a model of this kind or in this number format yet")?;
+        line("prediction only: this program cannot run a model of this kind yet")?;
     }
     if found.offers.is_empty() {
         line("no cluster of one kind of Mac meets all limits by the prediction itself")?;

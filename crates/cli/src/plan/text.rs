@@ -37,7 +37,7 @@ fn head(report: &Report) -> Result<()> {
     ))?;
     line(format_args!("on {}", report.place))?;
     if !cost.is_runnable {
-        line("prediction only: this program cannot run a model of this kind or in this number format yet")?;
+        line("prediction only: this program cannot run a model of this kind yet")?;
     }
     let layout = &report.choice.best.layout;
     let load = report.ask.load;

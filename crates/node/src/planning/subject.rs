@@ -189,7 +189,7 @@ mod tests {
             let subject = subject(name, &Catalog::default(), &fetcher).unwrap();
             let found = subject.cost.weights().0 as f64 / 1e9;
             assert!((found / gb - 1.0).abs() <= 0.005, "{name}: {found} GB, published {gb}");
-            assert!(!subject.cost.is_runnable, "{name}");
+            assert_eq!(subject.cost.is_runnable, !name.starts_with("glm-5"), "{name}");
         }
         for name in planned_models() {
             assert!(subject(name, &Catalog::default(), &fetcher).is_ok(), "{name}");

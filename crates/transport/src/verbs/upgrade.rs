@@ -355,10 +355,10 @@ mod tests {
         let ([a, _b], _cable) = twin::devices(Rules::APPLE, Medium::INSTANT, 1);
         let (near, far) = streams();
         let mut address = offer().encode();
-        address[3] = 2;
+        address[3] = 1;
         Talk(&far).say(ADDRESS, &address, LONG).unwrap();
         let e = upgrade(near, "rank 1", Ok(a), Limits::APPLE, LONG).err().unwrap();
-        let told = "rank 1: agreeing on a verbs link failed: expected version 1 of an address, found [31, 66, 76, 02]";
+        let told = "rank 1: agreeing on a verbs link failed: expected version 2 of an address, found [31, 66, 76, 01]";
         assert_eq!(e.to_string(), told);
     }
 
