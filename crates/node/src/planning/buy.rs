@@ -10,7 +10,7 @@ use plan::{Cluster, Links, ModelCost, PlanError};
 use super::machines::{link_kind, machine};
 
 /// Machines in an offer at most.
-pub const MAX_OFFERED: usize = 8;
+const MAX_OFFERED: usize = 8;
 
 /// What is asked of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq)]

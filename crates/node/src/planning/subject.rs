@@ -87,7 +87,7 @@ pub enum SubjectError {
         /// Which.
         origin: String,
         /// What is wrong.
-        source: ModelError,
+        source: Box<ModelError>,
     },
     /// The checkpoint.
     #[error(transparent)]
@@ -168,7 +168,7 @@ fn of_json(name: &str, source: String, text: &str, stored: Option<Bytes>) -> Res
     let json = serde_json::from_str(text)
         .map_err(|e| SubjectError::Json { origin: source.clone(), why: e.to_string() })?;
     let cost = cost_of_config(&json, stored)
-        .map_err(|e| SubjectError::Config { origin: source.clone(), source: e })?;
+        .map_err(|e| SubjectError::Config { origin: source.clone(), source: Box::new(e) })?;
     Ok(Subject { name: name.to_owned(), source, cost })
 }
 
