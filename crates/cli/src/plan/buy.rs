@@ -6,7 +6,7 @@ use hw::catalogue::Catalogue;
 use node::planning::{self, Comparison, Limits, Miss, Offer, Offers, Subject};
 use serde_json::{Value, json};
 
-use super::text::{figure, form};
+use super::text::{figure, form, requests};
 use super::{Money, json::prediction};
 use crate::args::PlanArgs;
 use crate::report::{align_right, print as line, table};
@@ -28,8 +28,10 @@ pub(super) fn run(args: &PlanArgs, subject: &Subject, catalogue: &Catalogue, loa
 fn print(subject: &Subject, found: &Offers, load: Load, money: &Money) -> Result<()> {
     let weights = subject.cost.weights();
     line(format_args!(
-        "{}: {weights} of weights, {} of {} tokens at once; all speeds and watts are predictions",
-        subject.name, load.n_sequences, load.context_len
+        "{}: {weights} of weights, {} of {} tokens of context; all speeds and watts are predictions",
+        subject.name,
+        requests(load.n_sequences),
+        load.context_len
     ))?;
     if !subject.cost.is_runnable {
         line("prediction only: this program cannot run a model of this kind yet")?;
@@ -37,12 +39,12 @@ fn print(subject: &Subject, found: &Offers, load: Load, money: &Money) -> Result
     if found.offers.is_empty() {
         line("no cluster of one kind of Mac meets all limits by the prediction itself")?;
     } else {
-        line(rows(found.offers.iter().map(|offer| (offer, None)), money))?;
+        line(rows(found.offers.iter().map(|offer| (offer, String::new())), money))?;
     }
     if !found.misses.is_empty() {
         line("\nnearly:")?;
         let misses = found.misses.iter().take(MAX_MISSES);
-        line(rows(misses.map(|Miss { offer, why }| (offer, Some(why.as_str()))), money))?;
+        line(rows(misses.map(|Miss { offer, why }| (offer, why.join(", "))), money))?;
     }
     line("\nGPUs that hold the weights, by their memory alone (no machines around them, no cache):")?;
     for gpu in &found.comparisons {
@@ -54,7 +56,7 @@ fn print(subject: &Subject, found: &Offers, load: Load, money: &Money) -> Result
     Ok(())
 }
 
-fn rows<'a>(offers: impl Iterator<Item = (&'a Offer, Option<&'a str>)>, money: &Money) -> comfy_table::Table {
+fn rows<'a>(offers: impl Iterator<Item = (&'a Offer, String)>, money: &Money) -> comfy_table::Table {
     let header = ["machines", "over", "plan", "decode tok/s", "W", "USD", "J a token", "but"];
     let mut table = table(&header);
     for (offer, why) in offers {
@@ -72,7 +74,7 @@ fn rows<'a>(offers: impl Iterator<Item = (&'a Offer, Option<&'a str>)>, money: &
             number(p.watts),
             number(offer.price_usd),
             money.costs(p, offer.price_usd).joules_per_token.map_or_else(unknown, figure),
-            why.unwrap_or_default().to_owned(),
+            why,
         ]);
     }
     align_right(&mut table, 3..7);

@@ -62,7 +62,7 @@ pub(super) fn form(tp: usize, pp: usize) -> String {
     }
 }
 
-fn requests(n: u32) -> String {
+pub(super) fn requests(n: u32) -> String {
     if n == 1 { "one request".to_owned() } else { format!("{n} requests") }
 }
 

@@ -45,8 +45,8 @@ pub struct Offer {
 pub struct Miss {
     /// The machines with their fastest plan.
     pub offer: Offer,
-    /// Limits that are missed, with numbers.
-    pub why: String,
+    /// Limits that are missed, each with numbers; at least one.
+    pub why: Vec<String>,
 }
 
 /// GPUs that hold the weights, nothing else considered.
@@ -67,7 +67,7 @@ pub struct Comparison {
 pub struct Offers {
     /// Within all limits, cheapest first, those without a price last.
     pub offers: Vec<Offer>,
-    /// The fastest of each kind that holds the model but misses a limit.
+    /// Of each kind that holds the model, the fewest machines that miss the fewest limits; cheapest first, no price last.
     pub misses: Vec<Miss>,
     /// The alternative.
     pub comparisons: Vec<Comparison>,
@@ -87,7 +87,7 @@ pub fn offers(catalogue: &Catalogue, model: &ModelCost, limits: &Limits) -> Resu
                     break;
                 }
                 Some(Err(miss)) => {
-                    let is_nearer = |known: &Miss| speed(&miss.offer) > speed(&known.offer);
+                    let is_nearer = |known: &Miss| miss.why.len() < known.why.len();
                     if nearest.as_ref().is_none_or(is_nearer) {
                         nearest = Some(miss);
                     }
@@ -136,7 +136,7 @@ fn offer(
     let price_usd = kind.price_usd.map(|price| price.value * n as f64);
     let offer = Offer { kind: kind.name.clone(), n, link, plan, price_usd };
     let why = missed(&offer, limits, is_cool);
-    Ok(Some(if why.is_empty() { Ok(offer) } else { Err(Miss { offer, why: why.join(", ") }) }))
+    Ok(Some(if why.is_empty() { Ok(offer) } else { Err(Miss { offer, why }) }))
 }
 
 fn missed(offer: &Offer, limits: &Limits, is_cool: bool) -> Vec<String> {
@@ -264,7 +264,8 @@ mod tests {
             assert!(offer.plan.prediction.watts.unwrap() <= 500.0 && speed(offer) >= 20.0, "{offer:?}");
         }
         let miss = found.misses.iter().find(|m| m.offer.kind == "mac-studio-m3-ultra-512").unwrap();
-        assert!(miss.why.contains("500 W are allowed"), "{}", miss.why);
+        assert_eq!(miss.offer.n, 2);
+        assert!(matches!(&miss.why[..], [why] if why.contains("500 W are allowed")), "{:?}", miss.why);
         let prices: Vec<f64> = found.offers.iter().filter_map(|o| o.price_usd).collect();
         assert!(prices.is_sorted());
     }

@@ -115,7 +115,9 @@ fn slower(best: &Candidate, other: &Candidate) -> String {
     } else {
         format!("{:.0} % faster", 100.0 * part)
     };
-    format!("{verdict} ({speeds}{})", grown(&a.step, &b.step))
+    let watts = best.prediction.watts.zip(other.prediction.watts);
+    let watts = watts.map(|(a, b)| format!("; {b:.0} W instead of {a:.0}")).unwrap_or_default();
+    format!("{verdict} ({speeds}{}{watts})", grown(&a.step, &b.step))
 }
 
 fn grown(best: &Breakdown, other: &Breakdown) -> String {
@@ -191,7 +193,12 @@ fn no_room(c: &Context, tp: usize, pp: usize) -> String {
     let mut memory: Vec<Bytes> = c.cluster.machines.iter().map(|m| m.node.memory).collect();
     memory.sort_unstable_by(|a, b| b.cmp(a));
     let smallest = memory.get(n as usize - 1).copied().unwrap_or_default();
-    format!("it does not fit: about {needed} on each machine, the {n} largest have {smallest} or more")
+    let largest = if n == 1 {
+        format!("the largest has {smallest}")
+    } else {
+        format!("the {n} largest have {smallest} or more")
+    };
+    format!("it does not fit: about {needed} on each machine, {largest}")
 }
 
 /// Machines that the best layout does not use, with the best one that does.
